@@ -1,0 +1,58 @@
+# What people, hooks and CI say. Every target sets up what it needs; a second run reuses it.
+SHELL := bash
+.DELETE_ON_ERROR:
+PY := .venv/bin/python
+export PYTHONPATH := operator:.
+
+.venv/ready: requirements/dev.txt ## virtual environment with pinned, hashed dependencies
+	@command -v python3 >/dev/null || { echo "python3 (3.11 or later) is missing"; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, this is $$(python3 --version)"; exit 1; }
+	@python3 -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv; }
+	@echo "setting up .venv from requirements/dev.txt (about a minute)"
+	@python3 -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.PHONY: demo test unit check generate verify bench cluster cluster-down lock fmt programs
+
+demo: .venv/ready ## the main job on a real cluster, told as it goes (KEEP=1 leaves the cluster)
+	@$(PY) -m e2e.demo
+
+test: .venv/ready programs ## every test there is
+	@$(PY) -m pytest
+
+unit: .venv/ready ## seconds
+	@$(PY) -m pytest tests/unit -q
+
+programs: .venv/ready # Debian packages (if root) and programs the tests start; built once, kept outside the repository
+	@$(PY) -m e2e.cluster.programs
+
+check: .venv/ready ## format, lint, types, import contracts
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/mypy --explicit-package-bases e2e tests/images.py
+	@.venv/bin/lint-imports
+
+fmt: .venv/ready
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+generate: .venv/ready ## CRD, the chart's copy of it, generated documents
+	@$(PY) -m pullthrough crd --write
+	@$(PY) -m pullthrough.gc.document > docs/gc.md
+
+verify: generate ## generated files are up to date
+	@git diff --exit-code -- crds charts docs || { echo "generated files differ: commit what 'make generate' wrote"; exit 1; }
+
+bench: .venv/ready programs ## figures, as ratios within one run
+	@$(PY) -m tests.bench
+
+cluster: .venv/ready ## a real cluster for tests; prints the kubeconfig's path
+	@$(PY) -m e2e.cluster up
+
+cluster-down: .venv/ready
+	@$(PY) -m e2e.cluster down
+
+lock: .venv/ready ## renew the pins
+	@cd requirements && for set in runtime dev; do ../.venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --upgrade --output-file=$$set.txt $$set.in; done
