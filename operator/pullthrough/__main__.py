@@ -1,0 +1,7 @@
+"""`python -m pullthrough` is the command `pullthrough`."""
+
+import sys
+
+from pullthrough.cli import main
+
+sys.exit(main())
