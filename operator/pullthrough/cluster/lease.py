@@ -98,8 +98,8 @@ class Lease:
             try:
                 async with asyncio.timeout(self._left()):
                     await self._renew()
-            except (ClusterError, TimeoutError) as error:
-                log.warning("lease not renewed lease=%s error=%s", self._name, error)
+            except Exception as error:  # whatever it was: the deadline decides
+                log.warning("lease not renewed lease=%s error=%r", self._name, error)
             self.check()
 
     async def release(self) -> None:
