@@ -1,0 +1,1 @@
+"""Makes `import tests.images` work; the tests themselves are found by path."""
