@@ -28,7 +28,7 @@ Errors:
     +-- ApiError                 an answer that is a refusal: status, reason, message, causes
         +-- NotFound             404
         +-- AlreadyExists        409: a POST met an object of that name
-        +-- Conflict             409: a precondition (uid, resourceVersion) did not hold
+        +-- Conflict             409, or 422 about the uid: a precondition did not hold
         +-- Throttled            429, after all retries
         +-- Refused              400, 403 or 422: the same request will be refused again
             +-- NamespaceTerminating
@@ -152,15 +152,21 @@ def error_from(status: int, data: bytes) -> ApiError:
         body = json.loads(data)
         reason, message = body.get("reason", ""), body.get("message", "")
         details = body.get("details") or {}
-        causes = [cause.get("reason", "") for cause in details.get("causes") or ()]
+        found = details.get("causes") or ()
+        causes = [cause.get("reason", "") for cause in found]
+        is_another_object = "metadata.uid" in [cause.get("field") for cause in found]
     except (ValueError, AttributeError):
         reason, message, causes = "", data[:200].decode(errors="replace"), []
+        is_another_object = False
     match status:
         case 404:
             return NotFound(status, reason, message, causes)
         case 409 if reason == "AlreadyExists":
             return AlreadyExists(status, reason, message, causes)
         case 409:
+            return Conflict(status, reason, message, causes)
+        case 422 if is_another_object:
+            # an apply to an object that was deleted and made anew: "metadata.uid: field is immutable"
             return Conflict(status, reason, message, causes)
         case 429:
             return Throttled(status, reason, message, causes)

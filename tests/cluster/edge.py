@@ -1,0 +1,97 @@
+"""Small helpers of the tests against a real API server: objects, a client, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from pullthrough.cluster.client import KubeClient, Raw
+from pullthrough.models import constants
+
+T = TypeVar("T")
+
+
+def with_client(server: Any, work: Callable[[KubeClient], Awaitable[T]]) -> T:
+    """Run `work` with a client of that API server, in a loop of its own."""
+    os.environ["KUBECONFIG"] = str(server.kubeconfig)
+
+    async def run() -> T:
+        async with KubeClient() as kube:
+            return await work(kube)
+
+    return asyncio.run(run())
+
+
+async def new_namespace(kube: KubeClient) -> str:
+    """A namespace of its own for each test."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    await kube.request("POST", "/api/v1/namespaces", body=body)
+    return name
+
+
+def labels(cache: str = "c") -> dict[str, str]:
+    return {
+        constants.LABEL_MANAGED_BY: constants.FIELD_MANAGER,
+        constants.LABEL_CACHE: cache,
+        constants.LABEL_MEMBER: "0",
+    }
+
+
+def config_map(namespace: str, name: str = "c-config", **data: str) -> Raw:
+    meta = {"namespace": namespace, "name": name, "labels": labels()}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
+
+
+def service(namespace: str, name: str = "c", **spec: Any) -> Raw:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels()},
+        "spec": {"selector": labels(), "ports": [{"name": "registry", "port": 5000}], **spec},
+    }
+
+
+def claim(namespace: str, name: str = "c-0", size: str = "1Gi") -> Raw:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels()},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": size}},
+        },
+    }
+
+
+def stateful_set(namespace: str, name: str = "c-0", **pod: Any) -> Raw:
+    container = {"name": "registry", "image": "registry:3.1.2"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels()},
+        "spec": {
+            "replicas": 1,
+            "serviceName": name,
+            "selector": {"matchLabels": labels()},
+            "template": {
+                "metadata": {"labels": labels()},
+                "spec": {"containers": [container], **pod},
+            },
+        },
+    }
+
+
+def until(what: str, check: Callable[[], T | None], seconds: float = 20.0) -> T:
+    """Poll until `check` gives something."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.05)
+    msg = f"gave up after {seconds:g} s waiting until {what}"
+    raise AssertionError(msg)
