@@ -32,7 +32,7 @@ TEMPORARY = ".tmp"
 ALGORITHMS: dict[str, int] = {"sha256": 64, "sha384": 96, "sha512": 128}
 """Digest algorithms and how many hexadecimal digits each has (go-digest algorithm.go)."""
 LONGEST_NAME = 255
-"""github.com/distribution/reference reference.go NameTotalLengthMax."""
+"""Characters after what can be read as a domain: reference v0.6.0:reference.go:209."""
 LONGEST_LINK = 7 + 1 + 128
 """Bytes of the longest digest; a link with more than this is garbage."""
 
@@ -42,7 +42,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _DOMAIN_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 # The optional domain is why `Lib/alpine` is a legal repository and `Lib` is not. It cannot have a
 # port here: ':' fails the storage driver's own check of paths.
-_NAME = re.compile(rf"(?:{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})*/)?{_COMPONENT}(?:/{_COMPONENT})*")
+_NAME = re.compile(rf"(?:{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})*/)?({_COMPONENT}(?:/{_COMPONENT})*)")
 
 
 class Kind(enum.IntEnum):
@@ -70,7 +70,8 @@ def is_repository(name: str) -> bool:
     The scheduler parses each key as a reference (v3.1.1:registry/proxy/scheduler/scheduler.go:179)
     and drops what does not parse.
     """
-    return len(name) <= LONGEST_NAME and _NAME.fullmatch(name) is not None
+    match = _NAME.fullmatch(name)
+    return match is not None and len(match[1]) <= LONGEST_NAME
 
 
 def is_digest(text: str) -> bool:
