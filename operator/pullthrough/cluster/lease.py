@@ -67,6 +67,7 @@ class Lease:
         self._seen: tuple[Any, ...] | None = None
         self._seen_at = clock()
         self._renewed_at: float | None = None
+        self._taken_by = ""
         self.answered_at: float | None = None
         """When the API server last answered: a standby is well while this is recent."""
 
@@ -77,6 +78,8 @@ class Lease:
 
     def check(self) -> None:
         """The guard of every write: return, or end the process."""
+        if self._taken_by:
+            self._on_loss(f"{self._name} is held by {self._taken_by}")
         if not self.is_held:
             self._on_loss(f"{self._name} was not renewed within {self._deadline:g} s")
 
@@ -123,7 +126,7 @@ class Lease:
             )  # deleted by hand; if another was faster the next turn sees its name
         elif _holder(live) != self._identity:
             self._renewed_at = None
-            self._on_loss(f"{self._name} is held by {_holder(live) or 'nobody'}")
+            self._taken_by = _holder(live) or "nobody"
             return
         else:
             try:
