@@ -33,7 +33,10 @@ class Settings:
     """The operator's own image: runs prepare, keep and migrate."""
     image_pull_policy: str = "IfNotPresent"
     registry_images: dict[str, str] = field(
-        default_factory=lambda: {"v3": "docker.io/library/registry:3.1.2", "v2": "docker.io/library/registry:2.8.2"}
+        default_factory=lambda: {
+            "v3": "docker.io/library/registry:3.1.2",
+            "v2": "docker.io/library/registry:2.8.2",
+        }
     )
     """Default registry image by series."""
     keeper: KeeperSettings = field(default_factory=KeeperSettings)
@@ -41,3 +44,5 @@ class Settings:
     """activeDeadlineSeconds of a migration Job."""
     probe_freshness: str = "2m"
     """How old the keeper's last successful probe of the upstream may be when a member is rolled."""
+    migration_priority_class: str = ""
+    """PriorityClass of migration Jobs; empty: the cluster's default."""

@@ -1,0 +1,255 @@
+"""The table: the first row that matches an observation names the one thing to do for this member.
+
+All that decides a transition stands in `TABLE`, in the order in which it counts. What a step does to objects is
+planning's; docs/gc.md is generated from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pullthrough.gc.observation import Job, Member, Observation, Pod, Reverts
+from pullthrough.models.cache import GcMode
+
+
+class Step(StrEnum):
+    """What to do with the member now. Exactly one at a time."""
+
+    CREATE = "Create"
+    """Make the StatefulSet in the wanted mode."""
+    ROLL_OFF = "RollOff"
+    """Apply the template with GC off."""
+    ROLL_OTHER = "RollOther"
+    """Apply the other changes, the mode unchanged."""
+    ROLL_ON = "RollOn"
+    """Apply the template with GC on, naming the Job."""
+    ROLL_ON_ALONE = "RollOnAlone"
+    """Apply the template with GC on; `prepare` does it all."""
+    CREATE_JOB = "CreateJob"
+    DELETE_JOB = "DeleteJob"
+    REVERT = "Revert"
+    """Apply the template with GC off again and count it."""
+    VERIFY = "Verify"
+    """Note that the pod was seen ready under this migration."""
+    WAIT_POD = "WaitForPod"
+    WAIT_JOB = "WaitForJob"
+    WAIT_RETRY = "WaitForRetry"
+    WAIT_UPSTREAM = "WaitForUpstream"
+    GIVE_UP = "GiveUp"
+    """Three reverts in one generation: a person is asked."""
+    REST = "Rest"
+
+
+IRREVERSIBLE = frozenset(
+    {Step.ROLL_ON, Step.ROLL_ON_ALONE, Step.ROLL_OFF, Step.ROLL_OTHER, Step.REVERT}
+)
+"""Steps that stop a serving registry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of the table."""
+
+    name: str
+    when: str
+    """The predicate in words, for people."""
+    matches: Callable[[Observation], bool]
+    step: Step
+    why: str
+
+
+def _on(seen: Observation) -> bool:
+    return seen.wanted is GcMode.ENABLED
+
+
+def _off(seen: Observation) -> bool:
+    return seen.wanted is GcMode.DISABLED
+
+
+def _switching_on(seen: Observation) -> bool:
+    return _on(seen) and seen.member is Member.DISABLED
+
+
+TABLE: tuple[Row, ...] = (
+    Row(
+        name="job of a vanished member",
+        when="the StatefulSet is absent, and a Job is left",
+        matches=lambda o: o.member is Member.ABSENT and o.job not in (Job.NONE, Job.TERMINATING),
+        step=Step.DELETE_JOB,
+        why="its result belongs to a StatefulSet that is gone",
+    ),
+    Row(
+        name="pod of a vanished member",
+        when="the StatefulSet is absent, and a pod of it is left",
+        matches=lambda o: o.member is Member.ABSENT and o.pod is not Pod.NONE,
+        step=Step.WAIT_POD,
+        why="one registry per storage: the old pod must be gone first",
+    ),
+    Row(
+        name="create",
+        when="the StatefulSet is absent",
+        matches=lambda o: o.member is Member.ABSENT,
+        step=Step.CREATE,
+        why="nothing serves yet: prepare covers all that lies on the storage before the registry starts",
+    ),
+    Row(
+        name="obstructing job",
+        when="a Job runs while the pod is not ready or on another node",
+        matches=lambda o: o.job is Job.OBSTRUCTING,
+        step=Step.DELETE_JOB,
+        why="the Job never holds the member up",
+    ),
+    Row(
+        name="job no longer wanted",
+        when="GC is wanted off or already on, and a Job is left (on trial its result is still needed by nobody)",
+        matches=lambda o: not _switching_on(o) and o.job not in (Job.NONE, Job.TERMINATING),
+        step=Step.DELETE_JOB,
+        why="leaves nothing behind",
+    ),
+    Row(
+        name="turn off",
+        when="GC is wanted off, and the template has it on",
+        matches=lambda o: _off(o) and o.member is Member.ENABLED,
+        step=Step.ROLL_OFF,
+        why="prepare sets the TTL state aside, so that turning it on again finds everything missing",
+    ),
+    Row(
+        name="take back",
+        when="on trial, and prepare or the registry exited non-zero three times",
+        matches=lambda o: o.on_trial and o.pod is Pod.FAILING,
+        step=Step.REVERT,
+        why="the cache serves without GC rather than not at all",
+    ),
+    Row(
+        name="verified",
+        when="on trial, and the pod is ready",
+        matches=lambda o: o.on_trial and o.pod is Pod.READY,
+        step=Step.VERIFY,
+        why="later crashes have other causes and never revert",
+    ),
+    Row(
+        name="other changes",
+        when="image, series, template, or the ttl of a member with GC on differ",
+        matches=lambda o: o.other_changes,
+        step=Step.ROLL_OTHER,
+        why="the switch itself must change nothing but GC; a bad image must be replaceable at any time",
+    ),
+    Row(
+        name="starting",
+        when="the pod is not ready",
+        matches=lambda o: o.pod is not Pod.READY,
+        step=Step.WAIT_POD,
+        why="only a serving member migrates",
+    ),
+    Row(
+        name="settled",
+        when="the template has the wanted mode",
+        matches=lambda o: not _switching_on(o),
+        step=Step.REST,
+        why="nothing to do",
+    ),
+    Row(
+        name="given up",
+        when="three switches of this generation were taken back",
+        matches=lambda o: o.reverts is Reverts.EXHAUSTED,
+        step=Step.GIVE_UP,
+        why="a person is needed; a change of the spec tries again",
+    ),
+    Row(
+        name="after a revert",
+        when="the back-off after a revert is not over",
+        matches=lambda o: o.reverts is Reverts.WAITING,
+        step=Step.WAIT_RETRY,
+        why="each attempt restarts the registry",
+    ),
+    Row(
+        name="exclusive volume",
+        when="the volume admits one pod only, and the upstream was reached lately",
+        matches=lambda o: o.exclusive_volume and o.upstream_fresh,
+        step=Step.ROLL_ON_ALONE,
+        why="no Job can run beside the registry: prepare does it all",
+    ),
+    Row(
+        name="exclusive volume, upstream",
+        when="the volume admits one pod only",
+        matches=lambda o: o.exclusive_volume,
+        step=Step.WAIT_UPSTREAM,
+        why="a registry's start needs its upstream",
+    ),
+    Row(
+        name="job leaving",
+        when="a Job is being deleted",
+        matches=lambda o: o.job is Job.TERMINATING,
+        step=Step.WAIT_JOB,
+        why="its name may be needed again",
+    ),
+    Row(
+        name="ask for a job",
+        when="there is no Job",
+        matches=lambda o: o.job is Job.NONE,
+        step=Step.CREATE_JOB,
+        why="the gate: it reads everything while the cache serves",
+    ),
+    Row(
+        name="job at work",
+        when="the Job runs",
+        matches=lambda o: o.job is Job.RUNNING,
+        step=Step.WAIT_JOB,
+        why="nothing is stopped before it has succeeded",
+    ),
+    Row(
+        name="job failed",
+        when="the Job failed, and its back-off is not over",
+        matches=lambda o: o.job is Job.FAILED_WAITING,
+        step=Step.WAIT_RETRY,
+        why="a failing Job costs nothing: the cache serves on",
+    ),
+    Row(
+        name="job failed, again",
+        when="the Job failed, and its back-off is over",
+        matches=lambda o: o.job is Job.FAILED_DUE,
+        step=Step.CREATE_JOB,
+        why="the next attempt; the failed Job is deleted with it",
+    ),
+    Row(
+        name="job stale",
+        when="the Job succeeded too long ago, or for another request",
+        matches=lambda o: o.job is Job.STALE,
+        step=Step.DELETE_JOB,
+        why="its times would be past when they are loaded",
+    ),
+    Row(
+        name="upstream",
+        when="the keeper did not reach the upstream lately",
+        matches=lambda o: not o.upstream_fresh,
+        step=Step.WAIT_UPSTREAM,
+        why="a registry's start needs its upstream: rolling now would turn its outage into ours",
+    ),
+    Row(
+        name="turn on",
+        when="the Job succeeded",
+        matches=lambda o: o.job is Job.SUCCEEDED,
+        step=Step.ROLL_ON,
+        why="prepare installs the Job's state and adds what came since",
+    ),
+)
+
+
+class NoRowError(AssertionError):
+    """An observation that no row matches: a hole in the table."""
+
+
+def matching_row(seen: Observation) -> Row:
+    """The first row that matches; NoRowError if none does, which a test over all observations excludes."""
+    for row in TABLE:
+        if row.matches(seen):
+            return row
+    msg = f"no row for {seen}"
+    raise NoRowError(msg)
+
+
+def next_step(seen: Observation) -> Step:
+    """The one thing to do now."""
+    return matching_row(seen).step

@@ -1,0 +1,77 @@
+"""What a migration Job's object says: how it went, and when to try again."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from pullthrough import durations
+from pullthrough.gc.observation import Job
+from pullthrough.models import constants
+from pullthrough.models.snapshot import Object
+
+FIRST_BACKOFF = timedelta(seconds=10)
+LONGEST_BACKOFF = timedelta(minutes=5)
+LONGEST_FRESHNESS = timedelta(hours=1)
+"""A Job's result older than this, or than the ttl, counts as not run."""
+
+
+def attempt(job: Object) -> int:
+    """Which attempt this is; 1 for the first."""
+    return int((job["metadata"].get("annotations") or {}).get(constants.ANNOTATION_ATTEMPT, "1"))
+
+
+def request(job: Object) -> str:
+    """Hash of what the Job was made for."""
+    return str((job["metadata"].get("annotations") or {}).get(constants.ANNOTATION_REQUEST, ""))
+
+
+def node(job: Object) -> str:
+    """The node it was made for; empty if it has no affinity."""
+    affinity = job["spec"]["template"]["spec"].get("affinity", {}).get("nodeAffinity", {})
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    for term in required.get("nodeSelectorTerms", []):
+        for field in term.get("matchFields", []):
+            return str(field["values"][0])
+    return ""
+
+
+def ended(job: Object) -> tuple[str, datetime] | None:
+    """("Complete" or "Failed", when); None while it runs."""
+    for condition in job.get("status", {}).get("conditions") or []:
+        if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
+            return condition["type"], parse_time(condition["lastTransitionTime"])
+    return None
+
+
+def retry_at(job: Object, failed: datetime) -> datetime:
+    """When the next attempt is due after this one failed."""
+    wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt(job) - 1, 10))
+    return failed + wait
+
+
+def state(
+    job: Object | None, *, asked: str, ttl: str, member_node: str | None, now: datetime
+) -> Job:
+    """The Job classified; `member_node` is None while the member's pod is not ready."""
+    if job is None:
+        return Job.NONE
+    if job["metadata"].get("deletionTimestamp"):
+        return Job.TERMINATING
+    if request(job) != asked:
+        return Job.STALE
+    end = ended(job)
+    if end is None:
+        return (
+            Job.RUNNING if member_node is not None and node(job) == member_node else Job.OBSTRUCTING
+        )
+    how, when = end
+    if how == "Failed":
+        return Job.FAILED_DUE if now >= retry_at(job, when) else Job.FAILED_WAITING
+    fresh_for = min(LONGEST_FRESHNESS, durations.parse_go(ttl))
+    return Job.SUCCEEDED if now - when <= fresh_for else Job.STALE
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time of the API server."""
+    time: datetime = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return time

@@ -1,0 +1,264 @@
+"""From raw objects to facts about one member, and to the observation that the table decides from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pullthrough import durations
+from pullthrough.gc.observation import Member, Observation, Pod, Reverts
+from pullthrough.models import constants
+from pullthrough.models.cache import AccessMode, GcMode, PullThroughCache
+from pullthrough.models.conditions import format_time
+from pullthrough.models.settings import Settings
+from pullthrough.models.snapshot import KeeperReport, Object, Snapshot
+from pullthrough.planning import jobs, pods
+from pullthrough.rendering import job as job_rendering
+from pullthrough.rendering import names, statefulset
+from pullthrough.rendering.roll import Roll
+
+REVERTS_ALLOWED = 3
+FIRST_REVERT_BACKOFF = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberFacts:
+    """One member as it was seen, with what follows from it."""
+
+    ordinal: int
+    name: str
+    stateful_set: Object | None
+    pod: Object | None
+    claim: Object | None
+    job: Object | None
+    """The newest migration Job of this member."""
+    job_pod: Object | None
+    asked: str
+    """Hash of the request that a Job would be made for now."""
+    roll: Roll
+    """How the member runs now; where it is absent: how it would be created."""
+    roll_with_changes: Roll | None
+    """The same with every change that is not a switch; None if there is none."""
+    report: KeeperReport | None
+    observation: Observation
+
+
+def member(
+    cache: PullThroughCache, snapshot: Snapshot, ordinal: int, settings: Settings
+) -> MemberFacts:
+    """Everything about one member."""
+    name = names.member(cache.name, ordinal)
+    live = snapshot.get("StatefulSet", name)
+    pod = snapshot.get("Pod", names.pod(cache.name, ordinal))
+    roll = _roll(cache, live, settings)
+    changed = _with_changes(cache, ordinal, live, roll, settings)
+    generation = int(live["metadata"].get("generation", 0)) if live is not None else 0
+    asked = job_rendering.request(cache, ordinal, generation, settings)
+    newest = _newest_job(snapshot, ordinal)
+    report = snapshot.reports.get(name)
+    if report is not None and (pod is None or report.pod_uid != pod["metadata"]["uid"]):
+        report = None
+    observation = Observation(
+        wanted=cache.spec.gc.mode,
+        member=_member_state(live),
+        other_changes=changed is not None,
+        pod=_pod_state(live, pod),
+        job=jobs.state(
+            newest,
+            asked=asked,
+            ttl=cache.ttl,
+            member_node=_node_of_ready(live, pod),
+            now=snapshot.now,
+        ),
+        upstream_fresh=_is_fresh(report, snapshot.now, settings),
+        on_trial=_is_on_trial(roll),
+        reverts=_reverts(cache, roll, snapshot.now),
+        exclusive_volume=cache.spec.storage.volume.access_mode is AccessMode.READ_WRITE_ONCE_POD,
+    )
+    return MemberFacts(
+        ordinal=ordinal,
+        name=name,
+        stateful_set=live,
+        pod=pod,
+        claim=snapshot.get("PersistentVolumeClaim", name),
+        job=newest,
+        job_pod=_pod_of_job(snapshot, newest),
+        asked=asked,
+        roll=roll,
+        roll_with_changes=changed,
+        report=report,
+        observation=observation,
+    )
+
+
+def template_annotations(stateful_set: Object) -> Mapping[str, str]:
+    """Annotations of the pod template: how the member was told to run."""
+    template: Mapping[str, Any] = stateful_set["spec"]["template"]
+    found: Mapping[str, str] = template.get("metadata", {}).get("annotations") or {}
+    return found
+
+
+def collected_by(facts: MemberFacts, ttl: str, now: datetime) -> str:
+    """By when all that was cached before the switch is gone: the Job's own word, or now + ttl."""
+    said = (
+        pods.termination_message(facts.job_pod, constants.CONTAINER_MIGRATE)
+        if facts.job_pod
+        else {}
+    )
+    return str(said.get("collectedBy") or format_time(now + durations.parse_go(ttl)))
+
+
+def revert_stamp(cache: PullThroughCache, roll: Roll, now: datetime) -> str:
+    """The reverted-annotation after one more revert."""
+    return f"{cache.generation}/{_revert_count(cache, roll) + 1}/{format_time(now)}"
+
+
+def retry_after_revert(cache: PullThroughCache, roll: Roll) -> datetime | None:
+    """When the next attempt after a revert is due; None if there was none in this generation."""
+    count = _revert_count(cache, roll)
+    if count == 0 or roll.reverted is None:
+        return None
+    when = jobs.parse_time(roll.reverted.split("/", 2)[2])
+    return when + FIRST_REVERT_BACKOFF * 2 ** (count - 1)
+
+
+def _roll(cache: PullThroughCache, live: Object | None, settings: Settings) -> Roll:
+    if live is None:
+        return Roll(mode=cache.spec.gc.mode, ttl=cache.ttl, keeper_image=settings.image)
+    template = template_annotations(live)
+    own = live["metadata"].get("annotations") or {}
+    mode = (
+        GcMode.ENABLED
+        if template.get(constants.ANNOTATION_GC_MODE) == GcMode.ENABLED.value
+        else GcMode.DISABLED
+    )
+    return Roll(
+        mode=mode,
+        ttl=template.get(constants.ANNOTATION_GC_TTL, cache.ttl),
+        keeper_image=_keeper_image(live) or settings.image,
+        migration=template.get(constants.ANNOTATION_MIGRATION),
+        collected_by=own.get(constants.ANNOTATION_COLLECTED_BY),
+        verified=own.get(constants.ANNOTATION_VERIFIED),
+        reverted=own.get(constants.ANNOTATION_REVERTED),
+    )
+
+
+def _with_changes(
+    cache: PullThroughCache, ordinal: int, live: Object | None, roll: Roll, settings: Settings
+) -> Roll | None:
+    """The roll under the present spec, the mode unchanged; None if the template is up to date.
+
+    The ttl of a member without GC plays no part: a patch that turns GC on and sets the ttl must not restart twice.
+    The keeper's image moves only together with another change: an operator upgrade alone restarts nothing.
+    """
+    if live is None:
+        return None
+    ttl = cache.ttl if roll.mode is GcMode.ENABLED else roll.ttl
+    wanted = replaced(roll, ttl=ttl)
+    rendered = statefulset.pod_template(cache, ordinal, wanted, settings)
+    stamp = rendered["metadata"]["annotations"][constants.ANNOTATION_TEMPLATE]
+    if stamp == template_annotations(live).get(constants.ANNOTATION_TEMPLATE):
+        return None
+    return replaced(wanted, keeper_image=settings.image)
+
+
+def replaced(roll: Roll, **changes: Any) -> Roll:
+    """A copy with some values changed."""
+    return dataclasses.replace(roll, **changes)
+
+
+def _keeper_image(live: Object) -> str | None:
+    containers = live["spec"]["template"]["spec"].get("initContainers") or []
+    for container in containers:
+        if container["name"] == constants.CONTAINER_KEEPER:
+            return str(container["image"])
+    return None
+
+
+def _member_state(live: Object | None) -> Member:
+    if live is None:
+        return Member.ABSENT
+    enabled = template_annotations(live).get(constants.ANNOTATION_GC_MODE) == GcMode.ENABLED.value
+    return Member.ENABLED if enabled else Member.DISABLED
+
+
+def _is_current(live: Object | None, pod: Object) -> bool:
+    if live is None or pod["metadata"].get("deletionTimestamp"):
+        return False
+    key = constants.ANNOTATION_TEMPLATE
+    if pods.annotations_of(pod).get(key) != template_annotations(live).get(key):
+        return False
+    owners = pod["metadata"].get("ownerReferences") or []
+    return any(owner.get("uid") == live["metadata"]["uid"] for owner in owners)
+
+
+def _pod_state(live: Object | None, pod: Object | None) -> Pod:
+    if pod is None:
+        return Pod.NONE
+    if not _is_current(live, pod):
+        return Pod.OUTDATED
+    if pods.is_ready(pod):
+        return Pod.READY
+    return Pod.FAILING if pods.has_failed(pod) else Pod.STARTING
+
+
+def _node_of_ready(live: Object | None, pod: Object | None) -> str | None:
+    if pod is None or _pod_state(live, pod) is not Pod.READY:
+        return None
+    return str(pod["spec"].get("nodeName", ""))
+
+
+def _newest_job(snapshot: Snapshot, ordinal: int) -> Object | None:
+    of_member = [
+        job
+        for job in snapshot.of_kind("Job")
+        if job["metadata"].get("labels", {}).get(constants.LABEL_MEMBER) == str(ordinal)
+    ]
+    return max(
+        of_member,
+        key=lambda job: (job["metadata"].get("creationTimestamp") or "", jobs.attempt(job)),
+        default=None,
+    )
+
+
+def _pod_of_job(snapshot: Snapshot, job: Object | None) -> Object | None:
+    if job is None:
+        return None
+    for pod in snapshot.of_kind("Pod"):
+        owners = pod["metadata"].get("ownerReferences") or []
+        if any(owner.get("uid") == job["metadata"]["uid"] for owner in owners):
+            return pod
+    return None
+
+
+def _is_fresh(report: KeeperReport | None, now: datetime, settings: Settings) -> bool:
+    if report is None or not report.upstream_reachable or report.upstream_checked is None:
+        return False
+    return now - report.upstream_checked <= durations.parse_go(settings.probe_freshness)
+
+
+def _is_on_trial(roll: Roll) -> bool:
+    return (
+        roll.mode is GcMode.ENABLED
+        and roll.migration is not None
+        and roll.migration != roll.verified
+    )
+
+
+def _revert_count(cache: PullThroughCache, roll: Roll) -> int:
+    """Reverts in this generation of the cache."""
+    parts = (roll.reverted or "").split("/", 2)
+    return int(parts[1]) if len(parts) == 3 and parts[0] == str(cache.generation) else 0
+
+
+def _reverts(cache: PullThroughCache, roll: Roll, now: datetime) -> Reverts:
+    count = _revert_count(cache, roll)
+    if count == 0:
+        return Reverts.NONE
+    if count >= REVERTS_ALLOWED:
+        return Reverts.EXHAUSTED
+    due = retry_after_revert(cache, roll)
+    return Reverts.DUE if due is None or now >= due else Reverts.WAITING

@@ -1,0 +1,205 @@
+"""plan(): guards first, then the objects every cache has, then the one step of its member, then the status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pullthrough.gc import table
+from pullthrough.models import constants, quantities
+from pullthrough.models.cache import GcMode, InvalidCache, PullThroughCache
+from pullthrough.models.plan import Action, Delete, Plan
+from pullthrough.models.settings import Settings
+from pullthrough.models.snapshot import Object, Ref, Snapshot
+from pullthrough.planning import observe, ownership, pods, status, steps
+from pullthrough.planning.observe import MemberFacts
+from pullthrough.rendering import names, objects, statefulset
+
+WAIT_FOR_LEAVING = 5.0
+
+
+def plan(cache_raw: Object, snapshot: Snapshot, settings: Settings) -> Plan:
+    """What to do for this cache now. The same arguments give the same plan."""
+    metadata = cache_raw["metadata"]
+    if metadata.get("deletionTimestamp") or snapshot.namespace_terminating:
+        return Plan(summary="leaving: nothing is written")
+    try:
+        cache = PullThroughCache.parse(cache_raw)
+    except InvalidCache as invalid:
+        wanted = status.stalled(
+            cache_raw, int(metadata.get("generation", 0)), "InvalidSpec", str(invalid), snapshot.now
+        )
+        return _with_events(Plan(status=wanted, summary=f"invalid: {invalid}"), cache_raw)
+    return _with_events(_plan(cache_raw, cache, snapshot, settings), cache_raw)
+
+
+def _plan(
+    cache_raw: Object, cache: PullThroughCache, snapshot: Snapshot, settings: Settings
+) -> Plan:
+    facts = observe.member(cache, snapshot, 0, settings)
+    found = ownership.obstacle(cache, snapshot, _wanted_refs(cache, facts))
+    if found is not None:
+        said = status.obstructed(
+            cache_raw, cache.generation, found, snapshot.now, available=pods.is_ready(facts.pod)
+        )
+        return Plan(
+            status=said,
+            requeue_after=60.0 if found.stalls else WAIT_FOR_LEAVING,
+            summary=f"{found.reason}: {found.message}",
+        )
+    row = table.matching_row(facts.observation)
+    said = status.of_member(cache_raw, cache, facts, row.step, snapshot.now)
+    wants_report = _wants_report(facts, snapshot)
+    if cache.spec.suspend:
+        return Plan(status=said, wants_report=wants_report, summary="suspended")
+    outcome = steps.outcome(cache, facts, row.step, snapshot.now, settings)
+    return Plan(
+        actions=tuple(_actions(cache, facts, snapshot, outcome, settings)),
+        status=said,
+        requeue_after=_requeue(facts, outcome),
+        wants_report=wants_report,
+        summary=f"{row.step.value} ({row.name})",
+    )
+
+
+def _actions(
+    cache: PullThroughCache,
+    facts: MemberFacts,
+    snapshot: Snapshot,
+    outcome: steps.Outcome,
+    settings: Settings,
+) -> Iterable[Action]:
+    """In an order in which any one may be the last: what others need comes first, deletions last."""
+    member = facts.ordinal
+    config = objects.config_map(cache, outcome.roll)
+    for desired in (objects.cache_service(cache), objects.member_service(cache, member), config):
+        yield from _written(snapshot, desired)
+    yield from _claim(cache, facts)
+    yield from outcome.before
+    if facts.stateful_set is not None or outcome.creates:
+        yield from _stateful_set(cache, facts, outcome, settings)
+    yield from _obsolete_jobs(snapshot, facts)
+    yield from _obsolete_configs(cache, snapshot, facts, config)
+
+
+def _written(snapshot: Snapshot, desired: dict[str, Any]) -> Iterable[Action]:
+    live = snapshot.get(desired["kind"], desired["metadata"]["name"])
+    action = steps.write(live, desired)
+    if action is not None:
+        yield action
+
+
+def _claim(cache: PullThroughCache, facts: MemberFacts) -> Iterable[Action]:
+    """The claim: taken over from an earlier cache only as it was seen; grown, never shrunk."""
+    asked = cache.spec.storage.volume.size
+    if facts.claim is None:
+        yield from filter(None, [steps.write(None, objects.claim(cache, facts.ordinal, asked))])
+        return
+    has = str(facts.claim["spec"]["resources"]["requests"]["storage"])
+    size = asked if quantities.parse(asked) > quantities.parse(has) else has
+    desired = objects.claim(cache, facts.ordinal, size)
+    # What was decided when the claim was made cannot change; an earlier cache may have decided otherwise.
+    for field in ("accessModes", "storageClassName"):
+        if field in facts.claim["spec"]:
+            desired["spec"][field] = facts.claim["spec"][field]
+    action = steps.write(facts.claim, desired, on_what_was_seen=True)
+    if action is not None:
+        yield action
+
+
+def _stateful_set(
+    cache: PullThroughCache, facts: MemberFacts, outcome: steps.Outcome, settings: Settings
+) -> Iterable[Action]:
+    """The StatefulSet; its template changes only by a step that says so, and drift of it is mended."""
+    desired = statefulset.stateful_set(cache, facts.ordinal, outcome.roll, settings)
+    live = facts.stateful_set
+    if live is not None and not outcome.rolls:
+        stamp = desired["spec"]["template"]["metadata"]["annotations"][
+            constants.ANNOTATION_TEMPLATE
+        ]
+        if observe.template_annotations(live).get(constants.ANNOTATION_TEMPLATE) != stamp:
+            return  # a change waits for its step
+    action = steps.write(live, desired, on_what_was_seen=outcome.rolls)
+    if action is not None:
+        yield action
+
+
+def _obsolete_jobs(snapshot: Snapshot, facts: MemberFacts) -> Iterable[Action]:
+    """Older attempts than the newest: left when a pass was cut off between creating and deleting."""
+    for job in snapshot.of_kind("Job"):
+        metadata = job["metadata"]
+        is_newest = facts.job is not None and metadata["uid"] == facts.job["metadata"]["uid"]
+        if not is_newest and not metadata.get("deletionTimestamp"):
+            yield Delete(
+                ref=Ref("Job", metadata["name"]), uid=metadata["uid"], reason="an older attempt"
+            )
+
+
+def _obsolete_configs(
+    cache: PullThroughCache, snapshot: Snapshot, facts: MemberFacts, config: dict[str, Any]
+) -> Iterable[Action]:
+    """Configurations that no template and no pod names any more."""
+    used = {config["metadata"]["name"], *_configs_of(facts.stateful_set)}
+    for pod in snapshot.of_kind("Pod"):
+        used |= _volume_configs(pod["spec"])
+    for live in snapshot.of_kind("ConfigMap"):
+        metadata = live["metadata"]
+        is_leaving = bool(metadata.get("deletionTimestamp"))
+        if metadata["name"] in used or is_leaving or not ownership.is_controlled(cache, live):
+            continue
+        ref = Ref("ConfigMap", metadata["name"])
+        yield Delete(ref=ref, uid=metadata["uid"], reason="no pod uses it any more")
+
+
+def _configs_of(stateful_set: Object | None) -> set[str]:
+    return _volume_configs(stateful_set["spec"]["template"]["spec"]) if stateful_set else set()
+
+
+def _volume_configs(pod_spec: Any) -> set[str]:
+    volumes = pod_spec.get("volumes") or []
+    return {v["configMap"]["name"] for v in volumes if v.get("configMap")}
+
+
+def _wanted_refs(cache: PullThroughCache, facts: MemberFacts) -> list[Ref]:
+    config = objects.config_map(cache, facts.roll)["metadata"]["name"]
+    return [
+        Ref("PersistentVolumeClaim", facts.name),
+        Ref("Service", names.service(cache.name)),
+        Ref("Service", facts.name),
+        Ref("ConfigMap", config),
+        Ref("StatefulSet", facts.name),
+    ]
+
+
+def _wants_report(facts: MemberFacts, snapshot: Snapshot) -> tuple[str, ...]:
+    """Ask the keeper where a decision or the status needs it, and it has not been asked in this pass."""
+    if facts.name in snapshot.reports or not pods.is_ready(facts.pod):
+        return ()
+    on = facts.observation.wanted is GcMode.ENABLED or facts.roll.mode is GcMode.ENABLED
+    return (facts.name,) if on else ()
+
+
+def _requeue(facts: MemberFacts, outcome: steps.Outcome) -> float | None:
+    times = [outcome.requeue_after]
+    if facts.report is not None and facts.roll.mode is GcMode.ENABLED:
+        if facts.report.canary == "Pending":
+            times.append(steps.SOON)
+        elif facts.report.uncovered:
+            times.append(10.0)
+    return min((t for t in times if t is not None), default=None)
+
+
+def _with_events(decided: Plan, cache_raw: Object) -> Plan:
+    if decided.status is None:
+        return decided
+    old = cache_raw.get("status", {}).get("conditions") or []
+    posted = status.events(old, decided.status["conditions"])
+    return Plan(
+        actions=decided.actions,
+        status=decided.status,
+        events=posted,
+        requeue_after=decided.requeue_after,
+        wants_report=decided.wants_report,
+        confirm=decided.confirm,
+        summary=decided.summary,
+    )

@@ -1,0 +1,341 @@
+"""The status of a cache, from scratch every pass: conditions by kstatus' rules, the members, the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pullthrough.gc.observation import Job, Pod
+from pullthrough.gc.table import Step
+from pullthrough.models import conditions, constants
+from pullthrough.models.cache import GcMode, PullThroughCache
+from pullthrough.models.conditions import Condition
+from pullthrough.models.plan import Event
+from pullthrough.models.snapshot import Object
+from pullthrough.planning import jobs, pods
+from pullthrough.planning.observe import MemberFacts
+from pullthrough.planning.ownership import Obstacle
+from pullthrough.rendering import names
+
+
+def stalled(
+    cache_raw: Object,
+    generation: int,
+    reason: str,
+    message: str,
+    now: datetime,
+    *,
+    available: bool = False,
+) -> dict[str, Any]:
+    """The status of a cache that needs a person before anything else can happen."""
+    return _status(
+        cache_raw,
+        generation,
+        [
+            _c(conditions.STALLED, conditions.TRUE, reason, message),
+            _c(conditions.READY, conditions.FALSE, reason, message),
+            _c(
+                conditions.AVAILABLE,
+                conditions.TRUE if available else conditions.FALSE,
+                "MembersReady" if available else reason,
+                "" if available else message,
+            ),
+            _c(conditions.MIGRATING, conditions.FALSE, reason, message),
+        ],
+        now,
+    )
+
+
+def waiting(
+    cache_raw: Object,
+    generation: int,
+    reason: str,
+    message: str,
+    now: datetime,
+    *,
+    available: bool = False,
+) -> dict[str, Any]:
+    """The status of a cache that waits for something that passes by itself."""
+    return _status(
+        cache_raw,
+        generation,
+        [
+            _c(conditions.RECONCILING, conditions.TRUE, reason, message),
+            _c(conditions.READY, conditions.FALSE, reason, message),
+            _c(
+                conditions.AVAILABLE,
+                conditions.TRUE if available else conditions.FALSE,
+                "MembersReady" if available else reason,
+                "" if available else message,
+            ),
+            _c(conditions.MIGRATING, conditions.FALSE, reason, message),
+        ],
+        now,
+    )
+
+
+def obstructed(
+    cache_raw: Object, generation: int, found: Obstacle, now: datetime, available: bool
+) -> dict[str, Any]:
+    """The status of a cache that may not write one of its objects."""
+    say = stalled if found.stalls else waiting
+    return say(cache_raw, generation, found.reason, found.message, now, available=available)
+
+
+def of_member(
+    cache_raw: Object,
+    cache: PullThroughCache,
+    facts: MemberFacts,
+    step: Step,
+    now: datetime,
+) -> dict[str, Any]:
+    """The whole status of a cache of one member whose next step is `step`."""
+    found = [
+        _available(facts),
+        _migrating(facts, step),
+        *_ready(cache, facts, step),
+    ]
+    status = _status(cache_raw, cache.generation, found, now)
+    status["endpoint"] = names.endpoint(cache.name, cache.namespace, constants.REGISTRY_PORT)
+    status["gc"] = _gc_column(facts, step)
+    status["members"] = [_member(cache, facts, step)]
+    if facts.roll.collected_by is not None:
+        status["collectedBy"] = facts.roll.collected_by
+    return status
+
+
+def events(old: Sequence[Any], new: Sequence[Any]) -> tuple[Event, ...]:
+    """At most one event per transition of a condition's status or reason."""
+    before = {c["type"]: (c["status"], c["reason"]) for c in old}
+    posted: dict[str, Event] = {}
+    for c in new:
+        if c["type"] == conditions.AVAILABLE or before.get(c["type"]) == (c["status"], c["reason"]):
+            continue
+        if c["type"] not in before and c["status"] != conditions.TRUE:
+            continue
+        bad = c["type"] == conditions.STALLED or c["reason"] in _BAD_REASONS
+        posted.setdefault(
+            c["reason"],
+            Event(type="Warning" if bad else "Normal", reason=c["reason"], message=c["message"]),
+        )
+    return tuple(posted[reason] for reason in sorted(posted))
+
+
+_BAD_REASONS = frozenset(
+    {
+        "ImagePullFailed",
+        "MemberCrashing",
+        "MemberUnschedulable",
+        "PrepareFailed",
+        "MigrationRetrying",
+        "MigrationReverted",
+        "MigrationFailed",
+        "CanaryFailed",
+        "Incomplete",
+        "WaitingForUpstream",
+    }
+)
+
+
+def _available(facts: MemberFacts) -> Condition:
+    if pods.is_ready(facts.pod):
+        return _c(conditions.AVAILABLE, conditions.TRUE, "MembersReady")
+    if facts.pod is None:
+        return _c(
+            conditions.AVAILABLE, conditions.FALSE, "MemberStarting", f"{facts.name} has no pod yet"
+        )
+    found = pods.problem(facts.pod)
+    if found is not None:
+        return _c(conditions.AVAILABLE, conditions.FALSE, found.reason, found.message)
+    return _c(
+        conditions.AVAILABLE,
+        conditions.FALSE,
+        "MemberStarting",
+        f"the pod of {facts.name} is starting",
+    )
+
+
+def _migrating(facts: MemberFacts, step: Step) -> Condition:
+    seen = facts.observation
+    on = seen.wanted is GcMode.ENABLED
+    if seen.on_trial:
+        return _c(conditions.MIGRATING, conditions.TRUE, "MigrationRolling")
+    if on and seen.member.value == GcMode.DISABLED.value:
+        reason, message = _why_not_on_yet(facts, step)
+        if step is Step.GIVE_UP:
+            return _c(conditions.MIGRATING, conditions.FALSE, reason, message)
+        return _c(conditions.MIGRATING, conditions.TRUE, reason, message)
+    if on:
+        return _c(
+            conditions.MIGRATING, conditions.FALSE, "MigrationCompleted", "garbage collection is on"
+        )
+    return _c(conditions.MIGRATING, conditions.FALSE, "GarbageCollectionDisabled")
+
+
+def _why_not_on_yet(facts: MemberFacts, step: Step) -> tuple[str, str]:
+    seen = facts.observation
+    if step is Step.GIVE_UP:
+        return "MigrationFailed", _last_problem(
+            facts, "the registry did not come up with garbage collection on, three times"
+        )
+    if step is Step.WAIT_UPSTREAM:
+        return "WaitingForUpstream", _upstream_message(facts)
+    if seen.job in (Job.FAILED_WAITING, Job.FAILED_DUE):
+        return "MigrationRetrying", _last_problem(facts, "the migration Job failed")
+    if step is Step.WAIT_RETRY:
+        return "MigrationReverted", ""
+    if seen.job is Job.RUNNING:
+        return "MigrationRunning", ""
+    if step is Step.ROLL_ON or step is Step.ROLL_ON_ALONE:
+        return "MigrationRolling", ""
+    return "MigrationPending", ""
+
+
+def _last_problem(facts: MemberFacts, otherwise: str) -> str:
+    said = (
+        pods.termination_message(facts.job_pod, constants.CONTAINER_MIGRATE)
+        if facts.job_pod
+        else {}
+    )
+    detail = said.get("message") or otherwise
+    attempt = f"attempt {jobs.attempt(facts.job)}: " if facts.job is not None else ""
+    return f"{attempt}{detail}. The cache serves on without garbage collection"
+
+
+def _upstream_message(facts: MemberFacts) -> str:
+    report = facts.report
+    if report is None or report.error:
+        why = report.error if report is not None else "the keeper has not answered yet"
+        return f"the registry needs its upstream to start, and whether it is reachable is not known: {why}"
+    if report.upstream_reachable is None:
+        return "the registry needs its upstream to start; the keeper has not probed it yet"
+    return f"the registry needs its upstream to start, and it is not reachable: {report.upstream_message}"
+
+
+def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Condition]:
+    seen = facts.observation
+    if step is Step.GIVE_UP:
+        reason, message = _why_not_on_yet(facts, step)
+        return [
+            _c(conditions.READY, conditions.FALSE, reason, message),
+            _c(conditions.STALLED, conditions.TRUE, reason, message),
+        ]
+    if seen.pod is not Pod.READY:
+        return _not_ready(cache, facts)
+    if step in (Step.ROLL_OTHER, Step.ROLL_OFF, Step.REVERT, Step.ROLL_ON, Step.ROLL_ON_ALONE):
+        reason = "MigrationRolling" if step in (Step.ROLL_ON, Step.ROLL_ON_ALONE) else "RollingOut"
+        return _on_its_way(reason, "")
+    if cache.spec.suspend and step is not Step.REST:
+        return [
+            _c(
+                conditions.READY,
+                conditions.FALSE,
+                "Suspended",
+                "spec.suspend is true, and a change waits for it to be false",
+            )
+        ]
+    if seen.job in (Job.FAILED_WAITING, Job.FAILED_DUE) or seen.reverts.value != "None":
+        reason, message = _why_not_on_yet(facts, step)
+        if reason in ("MigrationRetrying", "MigrationReverted"):
+            return [_c(conditions.READY, conditions.FALSE, reason, message)]
+    if facts.roll.mode is GcMode.ENABLED and facts.report is not None:
+        if facts.report.canary == "Failed":
+            return [_c(conditions.READY, conditions.FALSE, "CanaryFailed")]
+        if facts.report.uncovered:
+            return [
+                _c(
+                    conditions.READY,
+                    conditions.FALSE,
+                    "Incomplete",
+                    f"{facts.report.uncovered} artifacts are covered by no time to live; the keeper collects them at their age",
+                )
+            ]
+    return [_c(conditions.READY, conditions.TRUE, "Succeeded")]
+
+
+def _not_ready(cache: PullThroughCache, facts: MemberFacts) -> list[Condition]:
+    if facts.pod is None:
+        pending = _claim_pending(facts)
+        return _on_its_way("VolumePending" if pending else "Creating", pending)
+    found = pods.problem(facts.pod)
+    if found is not None and found.needs_person:
+        return [
+            _c(conditions.READY, conditions.FALSE, found.reason, found.message),
+            _c(conditions.STALLED, conditions.TRUE, found.reason, found.message),
+        ]
+    if found is not None:
+        return _on_its_way(found.reason, found.message)
+    if facts.observation.pod is Pod.OUTDATED:
+        return _on_its_way("RollingOut", f"the pod of {facts.name} is being replaced")
+    return _on_its_way("MemberStarting", f"the pod of {facts.name} is starting")
+
+
+def _claim_pending(facts: MemberFacts) -> str:
+    phase = (facts.claim or {}).get("status", {}).get("phase")
+    return f"claim {facts.name} is {phase}" if phase == "Pending" else ""
+
+
+def _on_its_way(reason: str, message: str) -> list[Condition]:
+    return [
+        _c(conditions.READY, conditions.FALSE, reason, message),
+        _c(conditions.RECONCILING, conditions.TRUE, reason, message),
+    ]
+
+
+def _gc_column(facts: MemberFacts, step: Step) -> str:
+    migrating = _migrating(facts, step)
+    if migrating.status == conditions.TRUE:
+        return "Migrating"
+    if facts.roll.mode is GcMode.ENABLED:
+        return f"Enabled {facts.roll.ttl}"
+    return "Disabled"
+
+
+def _member(cache: PullThroughCache, facts: MemberFacts, step: Step) -> dict[str, Any]:
+    gc: dict[str, Any] = {"mode": facts.roll.mode.value}
+    if facts.roll.mode is GcMode.ENABLED:
+        gc["ttl"] = facts.roll.ttl
+        if facts.roll.collected_by is not None:
+            gc["collectedBy"] = facts.roll.collected_by
+    member: dict[str, Any] = {
+        "name": facts.name,
+        "ready": pods.is_ready(facts.pod),
+        "endpoint": names.endpoint(facts.name, cache.namespace, constants.REGISTRY_PORT),
+        "storage": {"claim": facts.name},
+        "gc": gc,
+    }
+    capacity = (facts.claim or {}).get("status", {}).get("capacity", {}).get("storage")
+    if capacity:
+        member["storage"]["capacity"] = capacity
+    migrating = _migrating(facts, step)
+    if migrating.status == conditions.TRUE or step is Step.GIVE_UP:
+        migration: dict[str, Any] = {"phase": migrating.reason.removeprefix("Migration")}
+        if migrating.message:
+            migration["message"] = migrating.message
+        if facts.job is not None:
+            migration["job"] = facts.job["metadata"]["name"]
+            migration["attempt"] = jobs.attempt(facts.job)
+        member["migration"] = migration
+    return member
+
+
+def _status(
+    cache_raw: Object, generation: int, found: Sequence[Condition], now: datetime
+) -> dict[str, Any]:
+    old = cache_raw.get("status", {}).get("conditions") or []
+    stamped = [
+        Condition(
+            type=c.type,
+            status=c.status,
+            reason=c.reason,
+            message=c.message,
+            observed_generation=generation,
+        )
+        for c in found
+    ]
+    return {"observedGeneration": generation, "conditions": conditions.merge(old, stamped, now)}
+
+
+def _c(kind: str, status: str, reason: str, message: str = "") -> Condition:
+    return Condition(type=kind, status=status, reason=reason, message=message)
