@@ -7,9 +7,12 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
-from pullthrough.cluster.client import KubeClient, Raw
+import yaml
+
+from pullthrough.cluster.client import AlreadyExists, KubeClient, NotFound, Raw
 from pullthrough.models import constants
 
 T = TypeVar("T")
@@ -95,3 +98,39 @@ def until(what: str, check: Callable[[], T | None], seconds: float = 20.0) -> T:
         time.sleep(0.05)
     msg = f"gave up after {seconds:g} s waiting until {what}"
     raise AssertionError(msg)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+async def install_crd(kube: KubeClient) -> None:
+    """The generated CRD; more than one test file may have done it already."""
+    body = yaml.safe_load((ROOT / "crds" / "pullthroughcaches.pullthrough.dev.yaml").read_text())
+    try:
+        await kube.request("POST", CRDS, body=body)
+    except AlreadyExists:
+        pass
+    for _ in range(200):
+        try:
+            await kube.list_all(constants.KIND)
+        except NotFound:
+            await asyncio.sleep(0.05)
+        else:
+            return
+    msg = "the CRD was not established"
+    raise AssertionError(msg)
+
+
+def cache(namespace: str, name: str = "c", **spec: Any) -> Raw:
+    return {
+        "apiVersion": constants.API_VERSION,
+        "kind": constants.KIND,
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {
+            "upstream": {"host": "docker.io"},
+            "gc": {"mode": "Disabled"},
+            "storage": {"volume": {"size": "1Gi"}},
+            **spec,
+        },
+    }
