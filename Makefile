@@ -56,3 +56,6 @@ cluster-down: .venv/ready
 
 lock: .venv/ready ## renew the pins
 	@cd requirements && for set in runtime dev; do ../.venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --upgrade --output-file=$$set.txt $$set.in; done
+
+wheels: .venv/ready ## what `docker build` needs: pinned wheels and our own, in build/wheels
+	@rm -rf build/wheels && $(PY) -c 'from pathlib import Path; from e2e.cluster import images; images.wheels(Path("build/wheels"))'

@@ -1,0 +1,242 @@
+"""Images for the test cluster, built without pulling from anywhere.
+
+The operator's comes from the repository's Dockerfile, the one that would be published; its base here is a Debian made
+by mmdebstrap. The registries are the programs under test in an image without a shell (3.1.2) and in Debian (2.8.2).
+Everything is kept in the cache folder by content: a call that finds nothing changed takes well under a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e.cluster import debian, programs
+from e2e.cluster.errors import ClusterError
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = "bookworm"
+PYTHON = "3.11"
+"""The Python of that suite: wheels are chosen for it, whatever runs the build."""
+BASE_PACKAGES = "python3,python3-venv,ca-certificates"
+BASE_VERSION = "1"
+"""Raise it when the way the base is made changes."""
+PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+    "linux_x86_64",
+)
+
+PAUSE_SOURCE = """
+#include <signal.h>
+#include <unistd.h>
+static void end(int number) { (void)number; _exit(0); }
+int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image in an archive that containerd can import."""
+
+    reference: str
+    archive: Path
+    """An OCI archive."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the archive, which holds its layers compressed."""
+        return self.archive.stat().st_size
+
+
+def operator_image() -> Image:
+    """`localhost/pullthrough:<hash of what it is made from>`."""
+    sources = [ROOT / "Dockerfile", ROOT / "pyproject.toml", ROOT / "requirements" / "runtime.txt"]
+    sources += sorted(
+        p for p in (ROOT / "operator").rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    )
+    tag = _hash_of(sources, _base_tag())
+
+    def build(reference: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            context = Path(folder)
+            _wheels_into(context / "build" / "wheels")
+            shutil.copy(ROOT / "Dockerfile", context)
+            _buildah(
+                "build",
+                f"--build-arg=BASE={base()}",
+                "--layers=false",
+                "-t",
+                reference,
+                str(context),
+            )
+
+    return _image("localhost/pullthrough", tag, build)
+
+
+def registry_image(version: str) -> Image:
+    """`localhost/registry:3.1.2` or `:2.8.2`; takes `serve <file>` as arguments, as the published ones do."""
+    binary = programs.ensure(f"registry-{version}")[f"registry-{version}"]
+    parent = "scratch" if version.startswith("3") else base()
+
+    def build(reference: str) -> None:
+        _from_files(reference, parent, {binary: "/bin/registry"}, entrypoint="/bin/registry")
+
+    return _image("localhost/registry", version, build)
+
+
+def pause_image() -> Image:
+    """`localhost/pause:1`, what holds a pod's namespaces."""
+
+    def build(reference: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "pause.c")
+            source.write_text(PAUSE_SOURCE)
+            binary = Path(folder, "pause")
+            _run(["cc", "-Os", "-static", "-o", str(binary), str(source)])
+            _from_files(reference, "scratch", {binary: "/pause"}, entrypoint="/pause")
+
+    return _image("localhost/pause", "1", build)
+
+
+def base() -> str:
+    """The Debian that images here stand on, in buildah's store; made once (about half a minute)."""
+    debian.ensure_packages(["buildah", "mmdebstrap"])
+    reference = f"localhost/pullthrough-base:{_base_tag()}"
+    archive = programs.cache_dir() / "images" / f"base-{_base_tag()}.tar"
+    with programs.locked("base"):
+        if not archive.exists():
+            programs.say(f"making a Debian {SUITE} base for images (about half a minute)")
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            partial = archive.with_suffix(".partial.tar")
+            _run(
+                [
+                    "mmdebstrap",
+                    "--variant=minbase",
+                    "--mode=root",
+                    f"--include={BASE_PACKAGES}",
+                    "--dpkgopt=path-exclude=/usr/share/doc/*",
+                    "--dpkgopt=path-exclude=/usr/share/man/*",
+                    "--dpkgopt=path-exclude=/usr/share/locale/*",
+                    SUITE,
+                    str(partial),
+                ]
+            )
+            partial.rename(archive)
+        if _buildah("images", "-q", reference, check=False).strip() == "":
+            container = _buildah("from", "scratch").strip()
+            _buildah("add", "-q", container, str(archive), "/")
+            _buildah("commit", "-q", "--rm", container, reference)
+    return reference
+
+
+def wheels(target: Path) -> None:
+    """Fill a folder with the wheels the Dockerfile needs (`make wheels`)."""
+    _wheels_into(target)
+
+
+def _wheels_into(target: Path) -> None:
+    lock = ROOT / "requirements" / "runtime.txt"
+    kept = programs.cache_dir() / "wheels" / _hash_of([lock], PYTHON)
+    if not kept.exists():
+        programs.say("downloading the pinned wheels")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=kept.parent))
+        _run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--require-hashes",
+                "--only-binary=:all:",
+                f"--python-version={PYTHON}",
+                *(f"--platform={p}" for p in PLATFORMS),
+                "-r",
+                str(lock),
+                "-d",
+                str(partial),
+            ]
+        )
+        partial.chmod(0o755)
+        partial.rename(kept)
+    target.mkdir(parents=True)
+    for wheel in kept.iterdir():
+        os.link(wheel, target / wheel.name) if _same_device(wheel, target) else shutil.copy(
+            wheel, target
+        )
+    shutil.copy(lock, target / "runtime.txt")
+    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)], cwd=ROOT)
+
+
+def _same_device(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
+
+
+def _from_files(reference: str, parent: str, files: dict[Path, str], *, entrypoint: str) -> None:
+    container = _buildah("from", parent).strip()
+    for source, target in files.items():
+        _buildah("copy", "-q", "--chmod=755", container, str(source), target)
+    if parent == "scratch":
+        certificates = Path("/etc/ssl/certs/ca-certificates.crt")
+        if certificates.exists():
+            _buildah("copy", "-q", container, str(certificates.resolve()), str(certificates))
+    _buildah("config", f'--entrypoint=["{entrypoint}"]', "--cmd=", container)
+    _buildah("commit", "-q", "--rm", container, reference)
+
+
+def _image(name: str, tag: str, build: Callable[[str], None]) -> Image:
+    reference = f"{name}:{tag}"
+    archive = programs.cache_dir() / "images" / f"{name.rpartition('/')[2]}-{tag}.oci.tar"
+    if not archive.exists():
+        debian.ensure_packages(["buildah"])
+        with programs.locked(f"image-{name.rpartition('/')[2]}"):
+            if not archive.exists():
+                programs.say(f"building image {reference}")
+                archive.parent.mkdir(parents=True, exist_ok=True)
+                build(reference)
+                partial = archive.with_suffix(".partial")
+                _buildah("push", "-q", reference, f"oci-archive:{partial}:{reference}")
+                partial.rename(archive)
+    return Image(reference=reference, archive=archive)
+
+
+def _base_tag() -> str:
+    return hashlib.sha256(f"{SUITE} {BASE_PACKAGES} {BASE_VERSION}".encode()).hexdigest()[:12]
+
+
+def _hash_of(files: Sequence[Path], salt: str) -> str:
+    digest = hashlib.sha256(salt.encode())
+    for file in files:
+        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _buildah(*arguments: str, check: bool = True) -> str:
+    # vfs and chroot work where overlay mounts and user namespaces do not.
+    environment = {**os.environ, "STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
+    return _run(["buildah", *arguments], environment=environment, check=check)
+
+
+def _run(
+    argv: Sequence[str],
+    *,
+    environment: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+) -> str:
+    done = subprocess.run(
+        argv, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=900
+    )
+    if check and done.returncode != 0:
+        msg = f"{' '.join(argv)}: exit {done.returncode}: {done.stderr[-2000:]}"
+        raise ClusterError(msg)
+    return done.stdout
