@@ -51,9 +51,12 @@ def plant(store: Store, seed: str) -> None:
 
 
 def uproot(store: Store, digest: str) -> None:
-    """Remove a canary that nobody ate; only while no registry runs. Nothing there is fine."""
+    """Remove a canary that nobody ate; only while no registry runs. Nothing there is fine.
+
+    Its link directory goes last: it is how the next run finds what a killed one left.
+    """
     former = layout.Artifact(REPOSITORY, digest, layout.Kind.BLOB)
-    store.unlink(layout.link_path(former))
-    store.rmdir(layout.link_directory(former))
     store.unlink(layout.blob_path(digest))
     store.rmdir(layout.blob_directory(digest))
+    store.unlink(layout.link_path(former))
+    store.rmdir(layout.link_directory(former))

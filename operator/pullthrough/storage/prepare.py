@@ -397,7 +397,8 @@ def relieve(store: Store) -> None:
                     store.unlink(f"{uploads}/{upload}/{name}")
                 store.rmdir(f"{uploads}/{upload}")
     with contextlib.suppress(StorageError):
-        linked = read_artifacts(store).linked
+        found = read_artifacts(store)
+        linked = found.linked | found.canaries
         for digest in list(inventory.blob_digests(store)):
             if digest not in linked:
                 store.unlink(layout.blob_path(digest))

@@ -65,6 +65,8 @@ class Survey:
     either_kind: set[str] = field(default_factory=set)
     linked: set[str] = field(default_factory=set)
     """Digests that some link leads to, dangling or not."""
+    canaries: set[str] = field(default_factory=set)
+    """Digests of canaries: they are ours and count nowhere."""
     leaks: dict[Leak, int] = field(default_factory=dict)
     examples: dict[Leak, list[str]] = field(default_factory=dict)
     blobs: int = 0
@@ -95,7 +97,7 @@ def read_artifacts(store: Store) -> Survey:
     good = LinkStatus.GOOD
     for directory in inventory.link_directories(store):
         if directory.repository == canary.REPOSITORY:
-            linked.update(f"{directory.algorithm}:{name}" for name in directory.names)
+            survey.canaries.update(f"{directory.algorithm}:{name}" for name in directory.names)
             continue
         is_schedulable = directory.is_schedulable
         prefix, kind = f"{directory.repository}@", directory.kind
@@ -148,6 +150,8 @@ def _note_odd_link(
 def read_data(store: Store, survey: Survey) -> None:
     """Sizes of all blobs, and which no link leads to. Raises StorageUnreadable."""
     for digest in inventory.blob_digests(store):
+        if digest in survey.canaries:
+            continue
         path = layout.blob_path(digest)
         facts = store.facts(path)
         if facts is None:
