@@ -45,7 +45,7 @@ def ended(job: Object) -> tuple[str, datetime] | None:
 
 def retry_at(job: Object, failed: datetime) -> datetime:
     """When the next attempt is due after this one failed."""
-    wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt(job) - 1, 10))
+    wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * (1 << min(attempt(job) - 1, 10)))
     return failed + wait
 
 
@@ -73,5 +73,4 @@ def state(
 
 def parse_time(text: str) -> datetime:
     """An RFC 3339 time of the API server."""
-    time: datetime = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return time
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

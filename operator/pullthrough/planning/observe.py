@@ -122,7 +122,7 @@ def retry_after_revert(cache: PullThroughCache, roll: Roll) -> datetime | None:
     if count == 0 or roll.reverted is None:
         return None
     when = jobs.parse_time(roll.reverted.split("/", 2)[2])
-    return when + FIRST_REVERT_BACKOFF * 2 ** (count - 1)
+    return when + FIRST_REVERT_BACKOFF * (1 << (count - 1))
 
 
 def _roll(cache: PullThroughCache, live: Object | None, settings: Settings) -> Roll:
