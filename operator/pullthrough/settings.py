@@ -7,6 +7,7 @@
 | PULLTHROUGH_REGISTRY_IMAGE_V3, _V2 | registry images of caches that name none | models/settings.py |
 | PULLTHROUGH_KEEPER_* | SWEEP_INTERVAL, MINIMUM_AGE, UPLOAD_AGE, DATA_DELAY, STATE_INTERVAL, BACKSTOP_MARGIN, PROBE_INTERVAL (durations), RATE | models/settings.py |
 | PULLTHROUGH_MIGRATION_DEADLINE | how long a migration Job may run | 1h |
+| PULLTHROUGH_MIGRATION_PRIORITY_CLASS | PriorityClass of migration Jobs | the cluster's default |
 | PULLTHROUGH_PROBE_FRESHNESS | how old a probe of the upstream may be at a roll | 2m |
 | PULLTHROUGH_NAMESPACE | where the Lease is | none: required |
 | PULLTHROUGH_LEASE | its name | pullthrough-operator |
@@ -62,6 +63,7 @@ def from_environment(environment: Mapping[str, str]) -> OperatorSettings:
             keeper=_keeper(reader),
             migration_deadline=reader.duration("MIGRATION_DEADLINE", default.migration_deadline),
             probe_freshness=reader.duration("PROBE_FRESHNESS", default.probe_freshness),
+            migration_priority_class=reader.text("MIGRATION_PRIORITY_CLASS", ""),
         ),
         namespace=reader.required("NAMESPACE", "set it to the namespace of the operator's pod"),
         lease=reader.text("LEASE", "pullthrough-operator"),

@@ -400,7 +400,7 @@ def test_a_status_as_passes_write_it_is_stored_whole(caches: Caches, existing: s
                     "collectedBy": "2026-01-09T03:04:05Z",
                     "uncovered": 0,
                 },
-                "migration": {"phase": "Completed", "job": "j", "attempt": 1, "message": "m"},
+                "migration": {"phase": "Running", "job": "j", "attempt": 1, "message": "m"},
             }
         ],
     }

@@ -27,3 +27,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- with .Values.image.digest }}{{ $image = printf "%s@%s" $image . }}{{ end -}}
 {{- $image -}}
 {{- end }}
+
+{{- define "pullthrough.migrationPriorityClass" -}}
+{{- $class := .Values.migration.priorityClass -}}
+{{- default (ternary (printf "%s-migration" (include "pullthrough.fullname" .)) "" $class.create) $class.name -}}
+{{- end }}

@@ -44,7 +44,7 @@ NAME_RULE: Final = Rule(
 _RESERVED_LABELS: Final = (f"{constants.GROUP}/", "app.kubernetes.io/")
 
 
-class InvalidCache(Exception):  # noqa: N818 - named as what it says about the resource
+class InvalidCache(Exception):
     """A resource that cannot be read: which field, and what to do about it."""
 
     def __init__(self, field: str, message: str) -> None:

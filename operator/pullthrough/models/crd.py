@@ -91,7 +91,7 @@ _KEPT: Final = (
 _DROPPED: Final = frozenset({"title", "examples", "$defs"})
 
 
-class NotStructural(ValueError):  # noqa: N818 - named as what it says about the schema
+class NotStructural(ValueError):
     """A model that has no structural schema; the message says where and what to write instead."""
 
 

@@ -51,7 +51,7 @@ RESOURCE_PATTERN: Final = (
 """Any quantity, as Kubernetes' own controllers generate it into their CRDs."""
 
 
-class BrokenRule(ValueError):  # noqa: N818 - named as what it says about the value
+class BrokenRule(ValueError):
     """A value for which a rule does not hold."""
 
     def __init__(self, message: str, field_path: str) -> None:

@@ -74,10 +74,10 @@ class MemberGc(Model):
 
 
 class MemberMigration(Model):
-    """The last attempt to turn garbage collection on at a member."""
+    """The attempt to turn garbage collection on at a member; present until it is on."""
 
     phase: str | None = None
-    """Pending, Running, Retrying, Rolling, Verifying, Completed, Reverted or Failed."""
+    """Pending, Running, Retrying, WaitingForUpstream, Rolling, Reverted or Failed."""
 
     job: str | None = None
     """Name of its Job, while there is one."""
@@ -108,7 +108,7 @@ class Member(Model):
     """Garbage collection as it is at the member now."""
 
     migration: MemberMigration | None = None
-    """The last attempt to turn garbage collection on; unset if there was none."""
+    """The attempt to turn garbage collection on; present until it is on."""
 
 
 class Status(Model):

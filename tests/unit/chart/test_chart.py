@@ -86,6 +86,7 @@ def test_it_installs_these_objects_and_no_others(helm: Path) -> None:
         ("Role", "pullthrough"),
         ("RoleBinding", "pullthrough"),
         ("Deployment", "pullthrough"),
+        ("PriorityClass", "pullthrough-migration"),
     }
 
 
@@ -116,8 +117,8 @@ def test_the_operator_may_do_exactly_this(helm: Path) -> None:
     assert permissions(only(manifests, "ClusterRole")) == {
         ("pullthrough.dev", "pullthroughcaches"): read,
         ("pullthrough.dev", "pullthroughcaches/status"): {"patch"},
-        ("apps", "statefulsets"): owned,
-        ("", "services"): owned,
+        ("apps", "statefulsets"): owned - {"delete"},
+        ("", "services"): owned - {"delete"},
         ("", "configmaps"): owned,
         ("", "persistentvolumeclaims"): owned - {"delete"},
         ("batch", "jobs"): owned - {"patch"},
@@ -139,7 +140,7 @@ def test_what_the_client_says_it_does_covers_every_permission(helm: Path) -> Non
     for line in (client.__doc__ or "").splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if len(cells) == 4 and cells[0] not in ("group", "---"):
-            group = "" if cells[0] == "(core)" else cells[0]
+            group = "" if cells[0].strip("()") == "core" else cells[0]
             said.update({(group, name): set(cells[2].split()) for name in cells[1].split()})
     assert granted.keys() == said.keys()
     for resource, verbs in granted.items():
@@ -185,7 +186,7 @@ def test_the_selector_finds_the_pods_whatever_the_labels_are(helm: Path) -> None
 def test_the_operator_reads_the_charts_defaults_as_its_own(helm: Path) -> None:
     read = settings.from_environment(environment(rendered(helm)))
     image = f"ghcr.io/pullthrough/pullthrough:{__version__}"
-    assert read.planning == Settings(image=image)
+    assert read.planning == Settings(image=image, migration_priority_class="pullthrough-migration")
     assert (read.namespace, read.lease, read.listen_port) == (NAMESPACE, "pullthrough", 8080)
 
 
@@ -196,7 +197,7 @@ def test_the_operator_reads_every_value_that_can_be_set(helm: Path) -> None:
         "image": {"repository": "r.example/op", "tag": "t", "pullPolicy": "Never"},
         "registryImages": {"v3": "r.example/v3", "v2": "r.example/v2"},
         "keeper": {**{_camel(name): value for name, value in keeper.items()}, "rate": 7},
-        "migration": {"deadline": "2h", "probeFreshness": "3m"},
+        "migration": {"deadline": "2h", "probeFreshness": "3m", "priorityClass": {"name": "low"}},
     }
     read = settings.from_environment(environment(rendered(helm, values=values)))
     assert read.planning == Settings(
@@ -206,7 +207,21 @@ def test_the_operator_reads_every_value_that_can_be_set(helm: Path) -> None:
         keeper=KeeperSettings(**keeper, rate=7),
         migration_deadline="2h",
         probe_freshness="3m",
+        migration_priority_class="low",
     )
+
+
+def test_migration_jobs_have_the_lowest_priority_unless_there_shall_be_no_class(helm: Path) -> None:
+    manifests = rendered(helm)
+    made = only(manifests, "PriorityClass", "pullthrough-migration")
+    assert (made["value"], made["preemptionPolicy"], made["globalDefault"]) == (
+        -1000000,
+        "Never",
+        False,
+    )
+    without = rendered(helm, "--set", "migration.priorityClass.create=false")
+    assert "PriorityClass" not in {m["kind"] for m in without}
+    assert settings.from_environment(environment(without)).planning.migration_priority_class == ""
 
 
 def test_a_digest_pins_the_image_everywhere(helm: Path) -> None:
