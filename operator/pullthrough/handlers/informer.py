@@ -11,12 +11,13 @@ Outside that loop its end is one exception, and the answer is to start it again.
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import os
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import kopf
 
@@ -26,8 +27,24 @@ from pullthrough.models.snapshot import Object
 
 log = logging.getLogger(__name__)
 
-Sink = Callable[[Object, bool], None]
-"""Gets every object that was seen, and whether it was seen to go; called in the loop that made the informer."""
+
+class Seen(enum.Enum):
+    """How an object came to be seen."""
+
+    LISTED = enum.auto()
+    """In a list: at the start, and after every gap; what vanished in a gap is not told."""
+    CHANGED = enum.auto()
+    GONE = enum.auto()
+    """Deleted, or no longer ours by its labels."""
+
+
+Sink = Callable[[Object, Seen], None]
+"""Gets every object that was seen; called in the loop that made the informer."""
+
+IDENTITY: Final[Any] = constants.FIELD_MANAGER
+"""Of no use without peering, but left to itself kopf looks up the user's name, and a container's uid has none."""
+
+HOW: Final = {None: Seen.LISTED, "DELETED": Seen.GONE}
 
 
 class Informer:
@@ -86,6 +103,7 @@ class Informer:
             settings=operator_settings(),
             clusterwide=True,
             standalone=True,
+            identity=IDENTITY,
             stop_flag=stop,
         )
 
@@ -103,8 +121,8 @@ class Informer:
 
         async def seen(event: Any, **_: Any) -> None:
             obj = {**event["object"], "apiVersion": api_version, "kind": kind}
-            is_gone = event["type"] == "DELETED"
-            self._home.call_soon_threadsafe(self._sink, obj, is_gone)
+            how = HOW.get(event["type"], Seen.CHANGED)
+            self._home.call_soon_threadsafe(self._sink, obj, how)
 
         return seen
 
