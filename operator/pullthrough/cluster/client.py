@@ -4,22 +4,23 @@
 and API classes are never imported (26 MiB and half a second). The kinds stand in a static table, so nothing is discovered
 and no cache file is written.
 
-What the process may do, for the chart's roles (watch and list also by the informer):
+What the process may do (watch is the informer's). The tests run the operator with exactly this table:
 
 | group | resource | verbs | scope |
 |---|---|---|---|
 | pullthrough.dev | pullthroughcaches | get list watch | cluster |
 | pullthrough.dev | pullthroughcaches/status | patch | cluster |
-| (core) | services configmaps persistentvolumeclaims | get list watch create patch delete | cluster |
+| core | services configmaps | get list watch create patch delete | cluster |
+| core | persistentvolumeclaims | get list watch create patch | cluster |
+| core | pods | get list watch | cluster |
+| core | events | create | cluster |
 | apps | statefulsets | get list watch create patch delete | cluster |
-| batch | jobs | get list watch create patch delete | cluster |
-| (core) | pods | get list watch delete | cluster |
-| (core) | events | create | cluster |
+| batch | jobs | get list watch create delete | cluster |
 | coordination.k8s.io | leases | get create update | own namespace |
 
 Server-side apply and JSON patches are `patch`. There is no verb on Secrets, namespaces, or definitions of resources.
-Setting an owner reference with blockOwnerDeletion needs `update` on pullthroughcaches/finalizers only where the
-admission plugin OwnerReferencesPermissionEnforcement is on (OpenShift).
+Where the admission plugin OwnerReferencesPermissionEnforcement is on (OpenShift), blockOwnerDeletion in an owner
+reference needs `update` on pullthroughcaches/finalizers as well.
 
 Errors:
 
@@ -33,8 +34,6 @@ Errors:
         +-- Refused              400, 403 or 422: the same request will be refused again
             +-- NamespaceTerminating
 """
-
-# ruff: noqa: N818 -- the errors are named after the server's own reasons
 
 from __future__ import annotations
 

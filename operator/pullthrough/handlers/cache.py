@@ -87,12 +87,15 @@ class InformerCache:
         return {owner}
 
     def settle(self, known: Iterable[Identity], listed: Iterable[Object]) -> set[Key]:
-        """Take a whole LIST: put what is there, drop what was known before the LIST began and is not in it."""
+        """Take a whole LIST: put what is there, drop what was known before it began and is not in it.
+
+        Returns the caches of what was dropped: of what is there the watch tells as well.
+        """
         affected: set[Key] = set()
         present: set[Identity] = set()
         for obj in listed:
             present.add(identity(obj))
-            affected |= self.put(obj)
+            self.put(obj)
         for ghost in set(known) - present:
             affected |= self.drop(*ghost)
         return affected

@@ -118,6 +118,7 @@ async def operate(settings: OperatorSettings, plan: PlanFunction) -> int:
         if await _unless(stop, _prime(workers)):
             health.is_primed = True
             log.info("fleet listed caches=%d", len(cache.keys()))
+            workers.look_at_all(0.0)
             workers.start()
             await _inform(workers, metrics, stop)
         log.info("stopping")
@@ -131,7 +132,7 @@ async def operate(settings: OperatorSettings, plan: PlanFunction) -> int:
 async def _prime(workers: Workers) -> None:
     while True:
         try:
-            await workers.sweep(0.0)
+            await workers.sweep()
         except ClusterError as error:
             log.warning("fleet not listed, is the CRD installed? error=%s", error)
             await asyncio.sleep(RETRY)
@@ -157,7 +158,6 @@ async def _inform(workers: Workers, metrics: Metrics, stop: asyncio.Event) -> No
         log.warning("watches ended, starting them again error=%s", problem or "none given")
         metrics.restarts.inc()
         await _unless(stop, asyncio.sleep(1.0))
-        await _unless(stop, _prime(workers))
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:

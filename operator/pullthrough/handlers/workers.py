@@ -1,8 +1,8 @@
 """Workers that take keys from the queue, and the sweep that is the net below every lost event.
 
 kopf lists anew after a gap, but says nothing of what vanished in it; so everything is listed by ourselves as well: once
-before the first pass (no pass may take "not yet seen" for "absent"), then about every ten minutes, and after kopf was
-started again. Ghosts are dropped, and every cache gets a pass, spread over a minute.
+before the first pass (no pass may take "not yet seen" for "absent"), a moment after kopf listed anything, and about every
+ten minutes. Ghosts are dropped and their caches looked at; every ten minutes every cache is, spread over a minute.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from pullthrough.cluster.client import (
     CHILDREN,
     MANAGED,
     AlreadyExists,
+    ClusterError,
     Conflict,
     KubeClient,
     NotFound,
 )
 from pullthrough.handlers.cache import InformerCache
 from pullthrough.handlers.health import Health, Metrics
+from pullthrough.handlers.informer import Seen
 from pullthrough.handlers.queue import Queue
 from pullthrough.models import constants
 from pullthrough.models.snapshot import Object
@@ -34,6 +36,7 @@ WORKERS: Final = 8
 PASS_TIMEOUT: Final = 120.0
 RESYNC: Final = 600.0
 SPREAD: Final = 60.0
+AFTER_LIST: Final = 2.0
 
 
 class Workers:
@@ -53,24 +56,30 @@ class Workers:
         self._reconciler, self._health, self._metrics = reconciler, health, metrics
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
+        self._listed = asyncio.Event()
 
-    def seen(self, obj: Object, is_gone: bool) -> None:
+    def seen(self, obj: Object, how: Seen) -> None:
         """The informer's sink."""
-        if is_gone:
+        if how is Seen.GONE:
             meta = obj["metadata"]
             keys = self._cache.drop(obj["kind"], meta.get("namespace", ""), meta["name"])
         else:
             keys = self._cache.put(obj)
+        if how is Seen.LISTED:
+            self._listed.set()
         for key in keys:
             self._queue.add(key)
 
-    async def sweep(self, spread: float) -> None:
-        """List everything, drop ghosts, look at every cache within `spread` seconds."""
+    async def sweep(self) -> None:
+        """List everything, drop ghosts, and look at the caches that they belonged to."""
         for kind in (*CHILDREN, constants.KIND):
             known = {one for one in self._cache.identities() if one[0] == kind}
-            selector = MANAGED if kind in CHILDREN else ""
-            listed = await self._kube.list_all(kind, selector)
-            self._cache.settle(known, listed)
+            listed = await self._kube.list_all(kind, MANAGED if kind in CHILDREN else "")
+            for key in self._cache.settle(known, listed):
+                self._queue.add(key)
+
+    def look_at_all(self, spread: float) -> None:
+        """A pass for every cache within so many seconds."""
         for key in self._cache.keys():  # noqa: SIM118 -- not a dictionary
             self._queue.add_after(key, random.uniform(0, spread))  # noqa: S311 -- spread
 
@@ -80,6 +89,7 @@ class Workers:
             asyncio.create_task(self._work(), name=f"worker-{number}") for number in range(WORKERS)
         ]
         self._tasks.append(asyncio.create_task(self._resync(), name="resync"))
+        self._tasks.append(asyncio.create_task(self._find_ghosts(), name="ghosts"))
 
     async def drain(self, patience: float) -> None:
         """Take nothing new; let running passes end, as long as patience lasts."""
@@ -138,7 +148,16 @@ class Workers:
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(RESYNC * random.uniform(0.9, 1.1))  # noqa: S311 -- jitter
+            self._listed.set()
+            self.look_at_all(SPREAD)
+
+    async def _find_ghosts(self) -> None:
+        while True:
+            await self._listed.wait()
+            await asyncio.sleep(AFTER_LIST)  # all kinds are listed at about the same time
+            self._listed.clear()
             try:
-                await self.sweep(SPREAD)
-            except Exception as error:
-                log.warning("resync failed error=%s: %s", type(error).__name__, error)
+                await self.sweep()
+            except ClusterError as error:
+                log.warning("ghosts not looked for error=%s: %s", type(error).__name__, error)
+                self._listed.set()
