@@ -42,6 +42,10 @@ class Files:
         """kube-apiserver's token file."""
         return self.folder / "tokens.csv"
 
+    def first_token(self) -> str:
+        """The first identity's, which is the administrator's."""
+        return self.tokens.read_text().partition(",")[0]
+
     def apiserver_flags(self) -> list[str]:
         """What kube-apiserver is told of these files."""
         return [

@@ -1,0 +1,66 @@
+"""`python -m e2e.cluster up | down | status`: a cluster to work with, until it is taken down."""
+
+import argparse
+import sys
+
+from e2e.cluster import local, programs, slots
+from e2e.cluster.errors import ClusterError
+
+
+def main() -> int:
+    """Run one command; 1 with a sentence where it failed."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.cluster", description=__doc__)
+    commands = {"up": up, "down": down, "status": status}
+    parser.add_argument("command", choices=commands)
+    try:
+        commands[parser.parse_args().command]()
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def up() -> None:
+    """Start a cluster that stays; the one that already stays is as good."""
+    kept = [cluster for cluster, record in local.living() if record.is_kept]
+    cluster = kept[0] if kept else local.start(kept=True)
+    kubectl = programs.path_of("kubectl")
+    print(f"""\
+{cluster.name} is up. Use it:
+
+  export KUBECONFIG={cluster.kubeconfig}
+  export PATH={kubectl.parent}:$PATH
+  kubectl get nodes
+
+Service and pod addresses are reachable from this machine; pods reach it at {cluster.host_address}.
+Tests on it: E2E_CLUSTER=current pytest e2e
+Take it down: python -m e2e.cluster down""")
+
+
+def down() -> None:
+    """Stop what `up` started and remove what killed runs left; a running test keeps its own."""
+    for slot, record in slots.occupied():
+        is_somebodys = record.is_living and not record.is_kept
+        if not is_somebodys:
+            local.clean(slot)
+            print(f"{slot.name} is down")
+
+
+def status() -> None:
+    """Say what is where."""
+    for slot, record in slots.occupied():
+        if record.is_kept:
+            state = "up, until it is taken down"
+        elif record.is_living:
+            state = f"up, as long as process {record.owner.pid if record.owner else 0} lives"
+        else:
+            state = "the rest of a killed run; `down`, or the next start, removes it"
+        print(f"{slot.name}: {state}")
+        for process in record.processes:
+            alive = "runs" if process.is_alive() else "ended"
+            print(f"  {process.name} ({process.pid}) {alive}")
+        print(f"  KUBECONFIG={slot.folder / 'kubeconfig'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
