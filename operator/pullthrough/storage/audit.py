@@ -59,6 +59,7 @@ def audit(store: Store, clock: Clock, *, ttl: int | None) -> Mapping[str, Any]:
 
 def main(argv: list[str]) -> int:
     """The command line. Exit codes: 0 nothing to do, 1 something leaks, 2 usage or unreadable."""
+    program.short_lived()
     parser = program.parser("audit", "Say what no entry covers and what nothing can reach.")
     parser.add_argument("--ttl", type=program.ttl, metavar="DURATION")
     parser.add_argument("--json", action="store_true")

@@ -115,18 +115,17 @@ def read_links(
 ) -> Iterator[Link]:
     """Open the links of these names (default: all) and say what each is. Never raises: what cannot
     be read has status UNREADABLE and its error."""
-    prefix = directory.algorithm + ":"
     wanted = directory.names if names is None else names
     limit = layout.LONGEST_LINK + 1
     for name, content in store.read_each(directory.path, wanted, layout.LINK, limit):
-        digest = prefix + name
-        if content == digest.encode():
-            yield Link(name, LinkStatus.GOOD, digest)
-        else:
-            yield _other_link(name, content)
+        yield classify(directory.algorithm, name, content)
 
 
-def _other_link(name: str, content: bytes | StorageUnreadable | None) -> Link:
+def classify(algorithm: str, name: str, content: bytes | StorageUnreadable | None) -> Link:
+    """What a link's content (as `Store.read_each` gives it) says."""
+    digest = f"{algorithm}:{name}"
+    if content == digest.encode():
+        return Link(name, LinkStatus.GOOD, digest)
     if content is None:
         return Link(name, LinkStatus.GONE, "")
     if isinstance(content, StorageUnreadable):

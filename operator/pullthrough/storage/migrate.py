@@ -117,6 +117,7 @@ def _check_space(store: Store, content: bytes) -> None:
 
 def main(argv: list[str]) -> int:
     """The command line. Exit codes: 0 done, 1 failed with a remedy, 2 usage, 3 other upstream."""
+    program.short_lived()
     parser = program.parser("migrate", "Write the finished TTL state beside a serving registry.")
     parser.add_argument("--series", required=True, choices=["v3", "v2"])
     parser.add_argument("--ttl", required=True, type=program.ttl, metavar="DURATION")

@@ -455,6 +455,7 @@ def _attempt(run: Run, step: Callable[[], None]) -> bool:
 
 def main(argv: list[str]) -> int:
     """The command line. Exit codes: 0 the registry may start, 1 not, 2 usage, 3 other upstream."""
+    program.short_lived()
     parser = program.parser("prepare", "Make the storage right before a registry starts.")
     parser.add_argument("--series", required=True, choices=["v3", "v2"])
     parser.add_argument("--gc", required=True, choices=["Enabled", "Disabled"])

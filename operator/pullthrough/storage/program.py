@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,12 @@ from pullthrough.storage.errors import StorageError
 LONGEST_MESSAGE = 4096
 """Bytes of a termination message that the kubelet keeps."""
 SHORTEST_TTL = durations.UNITS_NS["m"]
+
+
+def short_lived() -> None:
+    """Say that this process makes many small objects, no cycles, and ends: Python's collector would
+    go through all of them again and again."""
+    gc.disable()
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -63,6 +63,7 @@ def reseed(
 
 def main(argv: list[str]) -> int:
     """The command line. Exit codes: 0 done, 1 failed with a remedy, 2 usage."""
+    program.short_lived()
     parser = program.parser("reseed", "Rebuild the TTL state of a stopped registry.")
     parser.add_argument("--ttl", required=True, type=program.ttl, metavar="DURATION")
     parser.add_argument("--spread", type=program.duration, metavar="DURATION")

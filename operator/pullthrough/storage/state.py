@@ -74,6 +74,8 @@ def parse(raw: bytes) -> State:
         _malformed(PROBLEM_NOT_AN_OBJECT, "the file is not a JSON object")
     entries: dict[str, Entry] = {}
     odd: dict[str, str] = {}
+    is_known: dict[str, bool] = {}
+    seconds_of: dict[str, int] = {}
     for map_key, value in document.items():
         if not isinstance(value, dict):
             _malformed(PROBLEM_BAD_ENTRY, f"the entry {map_key!r} is not an object")
@@ -84,14 +86,14 @@ def parse(raw: bytes) -> State:
             _malformed(PROBLEM_BAD_ENTRY, f"the Key of {map_key!r} is not a string")
         if type(kind) is not int or not -(2**63) <= kind < 2**63:
             _malformed(PROBLEM_BAD_TYPE, f"the EntryType of {map_key!r} is not an integer")
-        expiry = ZERO_TIME if expiry_text is None else _parse_time(expiry_text)
+        expiry = ZERO_TIME if expiry_text is None else _expiry(expiry_text, seconds_of)
         if expiry is None:
             _malformed(PROBLEM_BAD_TIME, f"the ExpiryData of {map_key!r} is not an RFC 3339 time")
         if key != map_key:
             odd[map_key] = "map key and Key differ"
         elif kind not in (0, 1):
             odd[map_key] = "unknown EntryType"
-        elif layout.parse_key(key) is None:
+        elif not _is_actionable(key, is_known):
             odd[map_key] = "Key is not repository@digest"
         else:
             entries[key] = Entry(expiry, _KINDS[kind])
@@ -103,12 +105,19 @@ def format(entries: Mapping[str, Entry]) -> bytes:
 
     Keys must be well-formed (`layout.parse_key`); they then need no escaping.
     """
-    return b"{%s}" % ",".join(
-        [
-            f'"{key}":{{"Key":"{key}","ExpiryData":"{format_time(entry[0])}","EntryType":{entry[1]:d}}}'
-            for key, entry in sorted(entries.items())
-        ]
-    ).encode("ascii")
+    whole: dict[int, str] = {}
+    lines = []
+    for key, (expiry, kind) in sorted(entries.items()):
+        # Times of 100,000 entries lie within a few thousand seconds.
+        seconds = expiry // SECOND
+        text = whole.get(seconds)
+        if text is None:
+            text = whole[seconds] = format_time(seconds * SECOND)[:-1]
+        fraction = f".{expiry - seconds * SECOND:09d}".rstrip("0").rstrip(".")
+        lines.append(
+            f'"{key}":{{"Key":"{key}","ExpiryData":"{text}{fraction}Z","EntryType":{kind:d}}}'
+        )
+    return b"{%s}" % ",".join(lines).encode("ascii")
 
 
 def parse_time(text: str) -> int | None:
@@ -121,6 +130,28 @@ def format_time(nanoseconds: int) -> str:
     seconds, rest = divmod(nanoseconds, SECOND)
     whole = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
     return f"{whole}.{rest:09d}".rstrip("0") + "Z" if rest else whole + "Z"
+
+
+def _expiry(text: Any, seconds_of: dict[str, int]) -> int | None:
+    """_parse_time, remembering whole seconds: most entries share theirs with others."""
+    if isinstance(text, str) and text[19:20] == "." and text[-1] == "Z":
+        fraction = text[20:-1]
+        seconds = seconds_of.get(text[:19])
+        if seconds is not None and fraction.isascii() and fraction.isdigit():
+            return seconds + int(fraction[:9].ljust(9, "0"))
+    expiry = _parse_time(text)
+    if expiry is not None and text[-1] == "Z":
+        seconds_of[text[:19]] = expiry - expiry % SECOND
+    return expiry
+
+
+def _is_actionable(key: str, is_known: dict[str, bool]) -> bool:
+    """Whether layout.parse_key accepts the key, remembering repositories."""
+    repository, at, digest = key.rpartition("@")
+    is_repository = is_known.get(repository)
+    if is_repository is None:
+        is_repository = is_known[repository] = bool(at) and layout.is_repository(repository)
+    return is_repository and layout.is_digest(digest)
 
 
 def _document(raw: bytes) -> Any:

@@ -1,0 +1,16 @@
+"""`make bench`: figures as ratios within one run. Each module of this folder has a `main(argv)`."""
+
+import sys
+
+from e2e.cluster import programs
+from tests.bench import reseed
+
+
+def main() -> int:
+    """Run every benchmark with the programs it needs."""
+    registry = programs.ensure("registry-3.1.2")["registry-3.1.2"]
+    return reseed.main(["--registry", str(registry)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
