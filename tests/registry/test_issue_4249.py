@@ -171,6 +171,11 @@ def test_what_a_killed_registry_forgot_is_covered_by_the_next_start(
     images.pull(cache.url, "library/alpine", "3")
     eventually("the registry to save", lambda: len(types(cache.state)) >= 4)
     images.pull(cache.url, "library/python", "3.13")
+    eventually(
+        "both images to be linked",
+        lambda: (c := count(cache.storage)).links + c.revisions == 8,
+        saw=lambda: count(cache.storage),
+    )
     cache.kill()
     missing = {
         f"library/python@{digest}" for digest in CAST["library/python", "3.13"].digests
