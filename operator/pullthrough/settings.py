@@ -120,7 +120,7 @@ class _Reader:
 
     def address(self, name: str, default: str) -> tuple[str, int]:
         value = self.text(name, default)
-        host, _, port = value.rpartition(":")
-        if not port.isdecimal() or int(port) > 65535:
+        host, colon, port = value.rpartition(":")
+        if not colon or not port.isdecimal() or int(port) > 65535:
             self.refuse(name, f"is {value!r}; write it like 0.0.0.0:8080")
         return host.strip("[]") or "0.0.0.0", int(port)

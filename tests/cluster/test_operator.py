@@ -189,8 +189,11 @@ class Operator:
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    """An API server that no other test file shares: this operator looks after the whole cluster."""
+def world(api_server: Any) -> Iterator[World]:
+    """An API server that no other test file shares: this operator looks after the whole cluster.
+
+    The shared one is asked for all the same: it skips where none can run.
+    """
     with apiserver.running() as server:
         kubeconfig = server.add_identity(USER)
         server.restart()

@@ -200,8 +200,12 @@ class KubeClient:
         from kubernetes.aio import client, config  # some 45 MiB: only where it is used
 
         configuration = client.Configuration()
-        if os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
-            await config.load_kube_config(client_configuration=configuration)
+        files = os.environ.get("KUBECONFIG")
+        if files or not os.environ.get("KUBERNETES_SERVICE_HOST"):
+            # Named, because the library reads the variable once, when it is imported.
+            await config.load_kube_config(
+                config_file=files or None, client_configuration=configuration
+            )
         else:
             config.load_incluster_config(client_configuration=configuration)
         configuration.connection_pool_maxsize = self._max_in_flight
