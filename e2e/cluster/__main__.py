@@ -39,11 +39,12 @@ Take it down: python -m e2e.cluster down""")
 
 def down() -> None:
     """Stop what `up` started and remove what killed runs left; a running test keeps its own."""
-    for slot, record in slots.occupied():
-        is_somebodys = record.is_living and not record.is_kept
-        if not is_somebodys:
-            local.clean(slot)
-            print(f"{slot.name} is down")
+    with slots.locked():
+        for slot, record in slots.occupied():
+            is_somebodys = record.is_living and not record.is_kept
+            if not is_somebodys:
+                local.clean(slot)
+                print(f"{slot.name} is down")
 
 
 def status() -> None:

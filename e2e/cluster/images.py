@@ -106,6 +106,21 @@ def pause_image() -> Image:
     return _image("localhost/pause", "1", build)
 
 
+def busybox_image() -> Image:
+    """`localhost/busybox:1`, a shell and small tools for tests that need a pod of no importance."""
+
+    def build(reference: str) -> None:
+        debian.ensure_packages(["busybox-static"])
+        container = _buildah("from", "scratch").strip()
+        busybox = shutil.which("busybox") or "busybox"
+        _buildah("copy", "-q", "--chmod=755", container, busybox, "/bin/busybox")
+        _buildah("run", container, "/bin/busybox", "--install", "-s", "/bin")
+        _buildah("config", '--cmd=["/bin/sh"]', "--env=PATH=/bin", container)
+        _buildah("commit", "-q", "--rm", container, reference)
+
+    return _image("localhost/busybox", "1", build)
+
+
 def base() -> str:
     """The Debian that images here stand on, in buildah's store; made once (about half a minute)."""
     debian.ensure_packages(["buildah", "mmdebstrap"])

@@ -130,7 +130,7 @@ def claimed() -> Iterator[tuple[Slot, bool]]:
 
     In the block the rest must be removed; at its end the slot belongs to this process.
     """
-    with _locked():
+    with locked():
         slot = _free_slot()
         yield slot, slot.folder.exists()
         slot.folder.mkdir(parents=True)
@@ -153,7 +153,8 @@ def _free_slot() -> Slot:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
+    """Hold the lock over all slots: nobody starts in one meanwhile."""
     base_folder().mkdir(parents=True, exist_ok=True)
     with (base_folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
