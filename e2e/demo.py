@@ -27,19 +27,25 @@ DEMO = "demo"
 
 def main() -> int:
     started = time.monotonic()
-    say("Bringing up a real Kubernetes cluster (the first time its programs are built: about 15 minutes)")
+    say(
+        "Bringing up a real Kubernetes cluster (the first time its programs are built: about 15 minutes)"
+    )
     cluster = clusters.start()
     keep = bool(os.environ.get("KEEP"))
     try:
-        say(f"Cluster is ready after {time.monotonic() - started:.0f} s. Building images and installing the operator with Helm")
+        say(
+            f"Cluster is ready after {time.monotonic() - started:.0f} s. Building images and installing the operator with Helm"
+        )
         return play(Scene(cluster))
     except StoryFailed as failure:
         print(f"\nFAILED: {failure}", file=sys.stderr)
         return 1
     finally:
         if keep:
-            print(f"\nThe cluster stays. Use it:  export KUBECONFIG={cluster.kubeconfig}\n"
-                  "Take it down:              make cluster-down")
+            print(
+                f"\nThe cluster stays. Use it:  export KUBECONFIG={cluster.kubeconfig}\n"
+                "Take it down:              make cluster-down"
+            )
         else:
             cluster.stop()
 
@@ -51,39 +57,61 @@ def play(scene: Scene) -> int:
     with scene.namespace(DEMO) as namespace:
         upstream = scene.upstream(namespace)
         pushed = push_images(upstream)
-        say(f"1. An upstream registry with {len(pushed)} images: two share a layer, one is an index of two platforms, "
-            "one repository lies inside another's path")
+        say(
+            f"1. An upstream registry with {len(pushed)} images: two share a layer, one is an index of two platforms, "
+            "one repository lies inside another's path"
+        )
         cache = apply_example(scene, namespace)
-        plain = scene.plain_cache(namespace, PLAIN, f"http://upstream.{namespace}.svc:5000", ttl="0")
+        plain = scene.plain_cache(
+            namespace, PLAIN, f"http://upstream.{namespace}.svc:5000", ttl="0"
+        )
         scene.until_ready(namespace, cache)
         ours = scene.address(namespace, cache)
         for base in (plain, ours):
             for repository, tag in pushed:
                 content.pull(base, repository, tag)
         before = {PLAIN: scene.count(namespace, PLAIN), cache: scene.count(namespace, f"{cache}-0")}
-        say(f"2. kubectl apply -f examples/cache.yaml (gc.mode: Disabled); everything was pulled through it: {told(before[cache])}")
+        say(
+            f"2. kubectl apply -f examples/cache.yaml (gc.mode: Disabled); everything was pulled through it: {told(before[cache])}"
+        )
         scene.kubectl.run("get", "ptc", "-n", namespace)
         print(scene.kubectl.run("get", "ptc", "-n", namespace, "-o", "wide"))
 
-        say(f"3. The control: a plain registry with the same pulls ({told(before[PLAIN])}) gets the same switch by hand: "
-            f"proxy.ttl {TTL}, delete enabled, restart")
+        say(
+            f"3. The control: a plain registry with the same pulls ({told(before[PLAIN])}) gets the same switch by hand: "
+            f"proxy.ttl {TTL}, delete enabled, restart"
+        )
         scene.plain_cache(namespace, PLAIN, f"http://upstream.{namespace}.svc:5000", ttl=TTL)
         plain_switched = datetime.now(UTC)
 
-        say(f"4. kubectl patch ptc {cache}: gc.mode Enabled, ttl {TTL}; a pull loop runs against the cache meanwhile")
+        say(
+            f"4. kubectl patch ptc {cache}: gc.mode Enabled, ttl {TTL}; a pull loop runs against the cache meanwhile"
+        )
         with content.PullLoop(ours, [f"{repository}:{tag}" for repository, tag in pushed]) as loop:
-            scene.kubectl.patch("ptc", cache, namespace, {"spec": {"gc": {"mode": "Enabled", "ttl": TTL}}})
+            scene.kubectl.patch(
+                "ptc", cache, namespace, {"spec": {"gc": {"mode": "Enabled", "ttl": TTL}}}
+            )
             watch_migration(scene, namespace, cache)
+            loop.until_good(60)
         collected_by = eventually(
             "status to say collectedBy",
-            lambda: scene.status(namespace, cache)["members"][0].get("gc", {}).get("collectedBy"), within=30)
-        say(f"   The member rolled and serves with GC on. {loop.attempts} pulls meanwhile, {len(loop.failures)} failed, "
-            f"longest time without service {loop.longest_gap:.1f} s. Everything from before goes by {collected_by}")
+            lambda: scene.status(namespace, cache)["members"][0].get("gc", {}).get("collectedBy"),
+            within=30,
+        )
+        say(
+            f"   The member rolled and serves with GC on. {loop.attempts} pulls meanwhile, {len(loop.failures)} failed, "
+            f"longest time without service {loop.longest_gap:.1f} s. Everything from before goes by {collected_by}"
+        )
         by = parse_time(str(collected_by))
         wait_until(by.timestamp(), "the ttl to pass for what was cached before the switch")
         ours_empty_in = wait_for_empty(scene, namespace, f"{cache}-0")
-        say(f"   {ours_empty_in:.0f} s after that time the last byte is gone from our volume (manifest payloads go at the keeper's sweep)")
-        wait_until(plain_switched.timestamp() + 2 * TTL_SECONDS, "twice the ttl to pass for the plain registry, to be fair to it")
+        say(
+            f"   {ours_empty_in:.0f} s after that time the last byte is gone from our volume (manifest payloads go at the keeper's sweep)"
+        )
+        wait_until(
+            plain_switched.timestamp() + 2 * TTL_SECONDS,
+            "twice the ttl to pass for the plain registry, to be fair to it",
+        )
         after = {PLAIN: scene.count(namespace, PLAIN), cache: scene.count(namespace, f"{cache}-0")}
         print(table(before, after, cache))
         content.pull(ours, *pushed[0])
@@ -94,11 +122,20 @@ def push_images(upstream: str) -> list[tuple[str, str]]:
     """The cast: (repository, tag) of everything pushed."""
     shared = content.layer("shared", 3_000_000)
     cast = {
-        ("library/alpine", "3"): content.image("alpine", layers=[shared, content.layer("alpine", 1_000_000)]),
-        ("library/python", "3.13"): content.image("python", layers=[shared, content.layer("python", 5_000_000), content.layer("pip", 200_000)]),
+        ("library/alpine", "3"): content.image(
+            "alpine", layers=[shared, content.layer("alpine", 1_000_000)]
+        ),
+        ("library/python", "3.13"): content.image(
+            "python",
+            layers=[shared, content.layer("python", 5_000_000), content.layer("pip", 200_000)],
+        ),
         ("team/app", "1.0"): content.image("app", layers=[content.layer("app", 2_000_000)]),
-        ("team/app/worker", "1.0"): content.image("worker", layers=[content.layer("worker", 1_500_000)]),
-        ("multi/arch", "latest"): content.index("arch", platforms=["amd64", "arm64"], layer_size=700_000),
+        ("team/app/worker", "1.0"): content.image(
+            "worker", layers=[content.layer("worker", 1_500_000)]
+        ),
+        ("multi/arch", "latest"): content.index(
+            "arch", platforms=["amd64", "arm64"], layer_size=700_000
+        ),
     }
     for (repository, tag), image in cast.items():
         content.push(upstream, repository, tag, image)
@@ -128,8 +165,11 @@ def watch_migration(scene: Scene, namespace: str, cache: str) -> None:
             seen = words
         pod = scene.member_pod(namespace, cache)
         mode = (pod or {}).get("metadata", {}).get("annotations", {}).get("pullthrough.dev/gc-mode")
-        if mode == "Enabled" and scene.condition(namespace, cache, "Migrating").get("status") == "False" \
-                and scene.condition(namespace, cache, "Ready").get("status") == "True":
+        if (
+            mode == "Enabled"
+            and scene.condition(namespace, cache, "Migrating").get("status") == "False"
+            and scene.condition(namespace, cache, "Ready").get("status") == "True"
+        ):
             return
         time.sleep(0.5)
     msg = f"waited 180 s for the migration of {cache}; status: {scene.status(namespace, cache)}"
@@ -139,8 +179,13 @@ def watch_migration(scene: Scene, namespace: str, cache: str) -> None:
 def wait_for_empty(scene: Scene, namespace: str, claim: str) -> float:
     """Seconds until nothing is left of what was cached."""
     start = time.monotonic()
-    eventually("an empty volume", lambda: _is_empty(scene.count(namespace, claim)), within=60, every=2,
-               saw=lambda: scene.count(namespace, claim))
+    eventually(
+        "an empty volume",
+        lambda: _is_empty(scene.count(namespace, claim)),
+        within=60,
+        every=2,
+        saw=lambda: scene.count(namespace, claim),
+    )
     return time.monotonic() - start
 
 
@@ -163,13 +208,22 @@ def table(before: dict[str, Counted], after: dict[str, Counted], cache: str) -> 
     rows = [("", "artifacts before", "after", "bytes before", "after", "tag links after")]
     for title, name in (("plain registry", PLAIN), ("PullThroughCache", cache)):
         b, a = before[name], after[name]
-        rows.append((title, str(b.artifacts), str(a.artifacts), f"{b.bytes:,}", f"{a.bytes:,}", str(a.tags)))
+        rows.append(
+            (title, str(b.artifacts), str(a.artifacts), f"{b.bytes:,}", f"{a.bytes:,}", str(a.tags))
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n" + "\n".join("  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-                            for row in rows)
+    return "\n" + "\n".join(
+        "  ".join(
+            cell.rjust(w) if i else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
 
 
-def verdict(before: dict[str, Counted], after: dict[str, Counted], cache: str, loop: content.PullLoop) -> int:
+def verdict(
+    before: dict[str, Counted], after: dict[str, Counted], cache: str, loop: content.PullLoop
+) -> int:
     problems = []
     if after[cache].artifacts or after[cache].bytes:
         problems.append(f"our cache kept {told(after[cache])}")
@@ -180,8 +234,10 @@ def verdict(before: dict[str, Counted], after: dict[str, Counted], cache: str, l
     for problem in problems:
         print(f"WRONG: {problem}")
     if not problems:
-        say(f"The plain registry keeps all of its {after[PLAIN].bytes:,} bytes for ever; ours kept none. "
-            f"Failed pulls during the switch: {len(loop.failures)} of {loop.attempts}.")
+        say(
+            f"The plain registry keeps all of its {after[PLAIN].bytes:,} bytes for ever; ours kept none. "
+            f"Failed pulls during the switch: {len(loop.failures)} of {loop.attempts}."
+        )
     return 1 if problems else 0
 
 

@@ -39,7 +39,10 @@ SHORT_KEEPER = {
 COUNT = """
 import json, os, sys
 root = sys.argv[1]
-out = {"blobs": 0, "bytes": 0, "links": 0, "revisions": 0, "tags": 0, "state": None}
+out = {"blobs": 0, "bytes": 0, "links": 0, "revisions": 0, "tags": 0, "state": None, "uncovered": 0}
+try: state = json.load(open(os.path.join(root, "scheduler-state.json")))
+except Exception as error: state = None
+repositories = os.path.join(root, "docker", "registry", "v2", "repositories")
 for base, _, files in os.walk(os.path.join(root, "docker", "registry", "v2")):
     if "/pullthrough.dev/canary" in base: continue
     for name in files:
@@ -47,11 +50,14 @@ for base, _, files in os.walk(os.path.join(root, "docker", "registry", "v2")):
         try: size = os.path.getsize(path)
         except FileNotFoundError: continue
         if name == "data" and "/blobs/" in base: out["blobs"] += 1; out["bytes"] += size
-        elif name == "link" and "/_layers/" in base: out["links"] += 1
-        elif name == "link" and "/_manifests/revisions/" in base: out["revisions"] += 1
         elif name == "link" and "/_manifests/tags/" in base: out["tags"] += 1
-try: out["state"] = len(json.load(open(os.path.join(root, "scheduler-state.json"))))
-except Exception as error: out["state"] = None
+        elif name == "link":
+            layers = "/_layers/" in base
+            out["links" if layers else "revisions"] += 1
+            repository = base.split("/_layers/" if layers else "/_manifests/")[0][len(repositories) + 1:]
+            algorithm, digest = base.split("/")[-2:]
+            out["uncovered"] += f"{repository}@{algorithm}:{digest}" not in (state or {})
+if state is not None: out["state"] = len(state)
 print(json.dumps(out))
 """
 
@@ -71,6 +77,8 @@ class Counted:
     tags: int
     state: int | None
     """Entries in scheduler-state.json; None: no readable file."""
+    uncovered: int
+    """Links whose key has no entry there: what would stay for ever."""
 
     @property
     def artifacts(self) -> int:
@@ -84,10 +92,16 @@ class Kubectl:
         self.kubeconfig = kubeconfig
         self.binary = binary
 
-    def run(self, *args: str, stdin: str | None = None, timeout: float = 60, check: bool = True) -> str:
+    def run(
+        self, *args: str, stdin: str | None = None, timeout: float = 60, check: bool = True
+    ) -> str:
         done = subprocess.run(
             [str(self.binary), f"--kubeconfig={self.kubeconfig}", *args],
-            input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         if check and done.returncode != 0:
             msg = f"kubectl {' '.join(args)}: exit {done.returncode}: {done.stderr.strip()}"
@@ -103,7 +117,9 @@ class Kubectl:
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[dict[str, Any]]:
         extra = ["-l", selector] if selector else []
-        found: list[dict[str, Any]] = json.loads(self.run("get", kind, "-n", namespace, "-o", "json", *extra))["items"]
+        found: list[dict[str, Any]] = json.loads(
+            self.run("get", kind, "-n", namespace, "-o", "json", *extra)
+        )["items"]
         return found
 
     def patch(self, kind: str, name: str, namespace: str, change: Mapping[str, Any]) -> None:
@@ -113,8 +129,14 @@ class Kubectl:
         self.run("delete", kind, name, "-n", namespace, "--ignore-not-found", *args, timeout=180)
 
 
-def eventually(what: str, look: Callable[[], T | None], *, within: float = 120, every: float = 0.5,
-                  saw: Callable[[], object] | None = None) -> T:
+def eventually(
+    what: str,
+    look: Callable[[], T | None],
+    *,
+    within: float = 120,
+    every: float = 0.5,
+    saw: Callable[[], object] | None = None,
+) -> T:
     """The first truthy answer of `look`; StoryFailed with what was there instead after `within` seconds."""
     deadline = time.monotonic() + within
     last: object = None
@@ -136,7 +158,10 @@ class Scene:
         self.kubectl = Kubectl(cluster.kubeconfig, built["kubectl"])
         self.helm = built["helm"]
         self.operator_image = images.operator_image()
-        self.registry_images = {"v3": images.registry_image("3.1.2"), "v2": images.registry_image("2.8.2")}
+        self.registry_images = {
+            "v3": images.registry_image("3.1.2"),
+            "v2": images.registry_image("2.8.2"),
+        }
 
     # -- operator ----------------------------------------------------------------------------------------------------
 
@@ -147,29 +172,62 @@ class Scene:
         repository, _, tag = self.operator_image.reference.rpartition(":")
         values = {
             "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
-            "registryImages": {series: image.reference for series, image in self.registry_images.items()},
+            "registryImages": {
+                series: image.reference for series, image in self.registry_images.items()
+            },
             "keeper": dict(keeper),
         }
         subprocess.run(
-            [str(self.helm), f"--kubeconfig={self.cluster.kubeconfig}", "upgrade", "--install", "pullthrough",
-             str(ROOT / "charts" / "pullthrough"), "-n", NAMESPACE, "--create-namespace", "--wait", "--timeout=120s", "-f", "-"],
-            input=yaml.safe_dump(values), text=True, check=True, capture_output=True, timeout=180,
+            [
+                str(self.helm),
+                f"--kubeconfig={self.cluster.kubeconfig}",
+                "upgrade",
+                "--install",
+                "pullthrough",
+                str(ROOT / "charts" / "pullthrough"),
+                "-n",
+                NAMESPACE,
+                "--create-namespace",
+                "--wait",
+                "--timeout=120s",
+                "-f",
+                "-",
+            ],
+            input=yaml.safe_dump(values),
+            text=True,
+            check=True,
+            capture_output=True,
+            timeout=180,
         )
 
     def operator_pod(self) -> dict[str, Any]:
-        pods = [p for p in self.kubectl.list("pods", NAMESPACE) if not p["metadata"].get("deletionTimestamp")]
+        pods = [
+            p
+            for p in self.kubectl.list("pods", NAMESPACE)
+            if not p["metadata"].get("deletionTimestamp")
+        ]
         return eventually("an operator pod", lambda: pods[0] if pods else None)
 
     def kill_operator(self) -> None:
         """SIGKILL, as a crash would be: the pod goes without grace, its Deployment makes another."""
-        self.kubectl.delete("pod", self.operator_pod()["metadata"]["name"], NAMESPACE, "--grace-period=0", "--force")
+        self.kubectl.delete(
+            "pod", self.operator_pod()["metadata"]["name"], NAMESPACE, "--grace-period=0", "--force"
+        )
 
     # -- namespaces, upstream, plain registry ------------------------------------------------------------------------
 
     @contextmanager
     def namespace(self, name: str) -> Iterator[str]:
-        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
-            "pod-security.kubernetes.io/enforce": "restricted"}}})
+        self.kubectl.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {
+                    "name": name,
+                    "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+                },
+            }
+        )
         try:
             yield name
         finally:
@@ -185,33 +243,96 @@ class Scene:
     def plain_cache(self, namespace: str, name: str, upstream: str, *, ttl: str) -> str:
         """The control: a pull-through cache without us, on a claim of its own. Call again to switch its ttl by hand."""
         delete = "true" if ttl != "0" else "false"
-        config = (f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: /data}}, delete: {{enabled: {delete}}}}}\n"
-                  f"http: {{addr: ':5000', draintimeout: 5s}}\nproxy: {{remoteurl: '{upstream}', ttl: {ttl}}}\nlog: {{level: warn}}\n")
-        self.kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": namespace},
-                            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
-        self._registry(namespace, name, config, volume={"name": "data", "persistentVolumeClaim": {"claimName": name}})
+        config = (
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: /data}}, delete: {{enabled: {delete}}}}}\n"
+            f"http: {{addr: ':5000', draintimeout: 5s}}\nproxy: {{remoteurl: '{upstream}', ttl: {ttl}}}\nlog: {{level: warn}}\n"
+        )
+        self.kubectl.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "accessModes": ["ReadWriteOnce"],
+                    "resources": {"requests": {"storage": "1Gi"}},
+                },
+            }
+        )
+        self._registry(
+            namespace,
+            name,
+            config,
+            volume={"name": "data", "persistentVolumeClaim": {"claimName": name}},
+        )
         return self.address(namespace, name)
 
     def _registry(self, namespace: str, name: str, config: str, volume: Mapping[str, Any]) -> None:
         labels = {"app": name}
         meta = {"name": name, "namespace": namespace}
         self.kubectl.apply(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"config.yml": config}},
-            {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": labels, "ports": [{"port": 5000}]}},
-            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": {
-                "replicas": 1, "strategy": {"type": "Recreate"}, "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels, "annotations": {"config": str(hash(config))}}, "spec": {
-                    "enableServiceLinks": False, "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 10,
-                    "securityContext": _pod_security(),
-                    "containers": [{
-                        "name": "registry", "image": self.registry_images["v3"].reference, "imagePullPolicy": "IfNotPresent",
-                        "args": ["serve", "/config/config.yml"], "securityContext": _container_security(),
-                        "env": [{"name": "OTEL_TRACES_EXPORTER", "value": "none"}],
-                        "readinessProbe": {"httpGet": {"path": "/v2/", "port": 5000}, "periodSeconds": 1},
-                        "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "config", "mountPath": "/config"}]}],
-                    "volumes": [volume, {"name": "config", "configMap": {"name": name}}]}}}},
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": meta,
+                "data": {"config.yml": config},
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": meta,
+                "spec": {"selector": labels, "ports": [{"port": 5000}]},
+            },
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": meta,
+                "spec": {
+                    "replicas": 1,
+                    "strategy": {"type": "Recreate"},
+                    "selector": {"matchLabels": labels},
+                    "template": {
+                        "metadata": {
+                            "labels": labels,
+                            "annotations": {"config": str(hash(config))},
+                        },
+                        "spec": {
+                            "enableServiceLinks": False,
+                            "automountServiceAccountToken": False,
+                            "terminationGracePeriodSeconds": 10,
+                            "securityContext": _pod_security(),
+                            "containers": [
+                                {
+                                    "name": "registry",
+                                    "image": self.registry_images["v3"].reference,
+                                    "imagePullPolicy": "IfNotPresent",
+                                    "args": ["serve", "/config/config.yml"],
+                                    "securityContext": _container_security(),
+                                    "env": [{"name": "OTEL_TRACES_EXPORTER", "value": "none"}],
+                                    "readinessProbe": {
+                                        "httpGet": {"path": "/v2/", "port": 5000},
+                                        "periodSeconds": 1,
+                                    },
+                                    "volumeMounts": [
+                                        {"name": "data", "mountPath": "/data"},
+                                        {"name": "config", "mountPath": "/config"},
+                                    ],
+                                }
+                            ],
+                            "volumes": [volume, {"name": "config", "configMap": {"name": name}}],
+                        },
+                    },
+                },
+            },
         )
-        self.kubectl.run("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=120s", timeout=130)
+        self.kubectl.run(
+            "rollout",
+            "status",
+            f"deployment/{name}",
+            "-n",
+            namespace,
+            "--timeout=120s",
+            timeout=130,
+        )
 
     def address(self, namespace: str, service: str) -> str:
         found = self.kubectl.get("service", service, namespace)
@@ -225,9 +346,14 @@ class Scene:
     def cache(self, namespace: str, name: str = "cache", **spec: Any) -> dict[str, Any]:
         """Apply a PullThroughCache of the namespace's upstream; keyword arguments are parts of its spec."""
         body = {
-            "apiVersion": "pullthrough.dev/v1alpha1", "kind": "PullThroughCache",
+            "apiVersion": "pullthrough.dev/v1alpha1",
+            "kind": "PullThroughCache",
             "metadata": {"name": name, "namespace": namespace},
-            "spec": {"upstream": self.upstream_of(namespace), "storage": {"volume": {"size": "1Gi"}}, **spec},
+            "spec": {
+                "upstream": self.upstream_of(namespace),
+                "storage": {"volume": {"size": "1Gi"}},
+                **spec,
+            },
         }
         self.kubectl.apply(body)
         return body
@@ -246,34 +372,60 @@ class Scene:
         found = self.kubectl.get("ptc", name, namespace) or {}
         return dict(found.get("status", {}))
 
-    def until_condition(self, namespace: str, name: str, type_: str, status: str, *, reason: str | None = None,
-                        within: float = 120) -> dict[str, Any]:
+    def until_condition(
+        self,
+        namespace: str,
+        name: str,
+        type_: str,
+        status: str,
+        *,
+        reason: str | None = None,
+        within: float = 120,
+    ) -> dict[str, Any]:
         """Waits for the condition, on the generation that is there now."""
+
         def look() -> dict[str, Any] | None:
             found = self.kubectl.get("ptc", name, namespace) or {}
-            if found.get("status", {}).get("observedGeneration") != found.get("metadata", {}).get("generation"):
+            if found.get("status", {}).get("observedGeneration") != found.get("metadata", {}).get(
+                "generation"
+            ):
                 return None
             for c in found["status"].get("conditions", []):
                 if c["type"] == type_ and c["status"] == status and reason in (None, c["reason"]):
                     return dict(c)
             return None
+
         wanted = f"{namespace}/{name} {type_}={status}" + (f" ({reason})" if reason else "")
         return eventually(wanted, look, within=within, saw=lambda: self.status(namespace, name))
 
     def until_ready(self, namespace: str, name: str = "cache", within: float = 120) -> None:
         self.until_condition(namespace, name, "Ready", "True", within=within)
 
-    def until_gc(self, namespace: str, name: str = "cache", mode: str = "Enabled", within: float = 180) -> None:
+    def until_gc(
+        self, namespace: str, name: str = "cache", mode: str = "Enabled", within: float = 180
+    ) -> None:
         """The member's pod runs in this mode and is ready, and nothing is under way."""
+
         def look() -> bool:
             pod = self.member_pod(namespace, name)
             return bool(
-                pod and is_ready(pod) and pod["metadata"]["annotations"].get("pullthrough.dev/gc-mode") == mode
+                pod
+                and is_ready(pod)
+                and pod["metadata"]["annotations"].get("pullthrough.dev/gc-mode") == mode
                 and self.condition(namespace, name, "Migrating").get("status") == "False"
-                and self.condition(namespace, name, "Ready").get("status") == "True")
-        eventually(f"{namespace}/{name} serving with gc {mode}", look, within=within, saw=lambda: self.status(namespace, name))
+                and self.condition(namespace, name, "Ready").get("status") == "True"
+            )
 
-    def member_pod(self, namespace: str, name: str = "cache", member: int = 0) -> dict[str, Any] | None:
+        eventually(
+            f"{namespace}/{name} serving with gc {mode}",
+            look,
+            within=within,
+            saw=lambda: self.status(namespace, name),
+        )
+
+    def member_pod(
+        self, namespace: str, name: str = "cache", member: int = 0
+    ) -> dict[str, Any] | None:
         return self.kubectl.get("pod", f"{name}-{member}-0", namespace)
 
     def jobs(self, namespace: str) -> list[dict[str, Any]]:
@@ -283,21 +435,48 @@ class Scene:
 
     def count(self, namespace: str, claim: str) -> Counted:
         """What lies on a claim, counted by a script that knows only the registry's layout."""
-        return Counted(**json.loads(self.on_volume(namespace, claim, "python3", "-c", COUNT, "/data")))
+        return Counted(
+            **json.loads(self.on_volume(namespace, claim, "python3", "-c", COUNT, "/data"))
+        )
 
     def on_volume(self, namespace: str, claim: str, *argv: str, check: bool = True) -> str:
         """Run a command in a pod of ours that has the claim at /data."""
         pod = f"look-{claim}"
         if self.kubectl.get("pod", pod, namespace) is None:
-            self.kubectl.apply({
-                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": namespace},
-                "spec": {"automountServiceAccountToken": False, "securityContext": _pod_security(), "terminationGracePeriodSeconds": 0,
-                         "containers": [{"name": "look", "image": self.operator_image.reference, "imagePullPolicy": "IfNotPresent",
-                                         "command": ["python3", "-c", "import time; time.sleep(7200)"],
-                                         "securityContext": _container_security(),
-                                         "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
-                         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]}})
-        self.kubectl.run("wait", "--for=condition=Ready", f"pod/{pod}", "-n", namespace, "--timeout=90s", timeout=100)
+            self.kubectl.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {"name": pod, "namespace": namespace},
+                    "spec": {
+                        "automountServiceAccountToken": False,
+                        "securityContext": _pod_security(),
+                        "terminationGracePeriodSeconds": 0,
+                        "containers": [
+                            {
+                                "name": "look",
+                                "image": self.operator_image.reference,
+                                "imagePullPolicy": "IfNotPresent",
+                                "command": ["python3", "-c", "import time; time.sleep(7200)"],
+                                "securityContext": _container_security(),
+                                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                            }
+                        ],
+                        "volumes": [
+                            {"name": "data", "persistentVolumeClaim": {"claimName": claim}}
+                        ],
+                    },
+                }
+            )
+        self.kubectl.run(
+            "wait",
+            "--for=condition=Ready",
+            f"pod/{pod}",
+            "-n",
+            namespace,
+            "--timeout=90s",
+            timeout=100,
+        )
         return self.kubectl.run("exec", "-n", namespace, pod, "--", *argv, check=check)
 
 
@@ -305,7 +484,10 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     """Ready and not on its way out."""
     if pod["metadata"].get("deletionTimestamp"):
         return False
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
+    return any(
+        c["type"] == "Ready" and c["status"] == "True"
+        for c in pod.get("status", {}).get("conditions", [])
+    )
 
 
 def parse_time(text: str) -> datetime:
@@ -313,11 +495,30 @@ def parse_time(text: str) -> datetime:
 
 
 def _pod_security() -> dict[str, Any]:
-    return {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def _container_security() -> dict[str, Any]:
-    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
 
 
-__all__ = ["Counted", "Kubectl", "Scene", "StoryFailed", "content", "eventually", "is_ready", "parse_time"]
+__all__ = [
+    "Counted",
+    "Kubectl",
+    "Scene",
+    "StoryFailed",
+    "content",
+    "eventually",
+    "is_ready",
+    "parse_time",
+]

@@ -326,6 +326,17 @@ class PullLoop:
         self._thread.join(timeout=self._timeout + 30)
         if self._failing:
             self._grow_gap()
+            self._failing = False
+
+    def until_good(self, within: float) -> None:
+        """Waits until the newest pull succeeded; PullFailed if that takes longer than `within` seconds."""
+        end = time.monotonic() + within
+        while self._failing or not self.attempts:
+            if time.monotonic() > end:
+                last = self.failures[-1].message if self.failures else "no pull was made"
+                msg = f"no pull succeeded for {within:.0f} s; last: {last}"
+                raise PullFailed(msg)
+            time.sleep(0.05)
 
     @property
     def longest_gap(self) -> float:
