@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pullthrough.cluster.client import AlreadyExists, KubeClient, NotFound, Raw
+from pullthrough.cluster.client import AlreadyExists, Conflict, KubeClient, NotFound, Raw
 from pullthrough.models import constants
 
 T = TypeVar("T")
@@ -87,6 +87,20 @@ def stateful_set(namespace: str, name: str = "c-0", **pod: Any) -> Raw:
             },
         },
     }
+
+
+async def steal_lease(kube: KubeClient, namespace: str, name: str) -> None:
+    """Write another holder into it, between two renewals."""
+    while True:
+        live = await kube.get("Lease", namespace, name)
+        assert live is not None
+        about = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+        spec = {**live["spec"], "holderIdentity": "thief", "leaseDurationSeconds": 1}
+        try:
+            await kube.replace({**live, **about, "spec": spec})
+        except Conflict:
+            continue
+        return
 
 
 def until(what: str, check: Callable[[], T | None], seconds: float = 20.0) -> T:

@@ -57,14 +57,6 @@ def run(server: Any, work: Callable[[KubeClient, str], Awaitable[None]]) -> None
     edge.with_client(server, prepared)
 
 
-async def steal(kube: KubeClient, namespace: str) -> None:
-    live = await kube.get("Lease", namespace, "operator")
-    assert live is not None
-    spec = {**live["spec"], "holderIdentity": "thief"}
-    about = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
-    await kube.replace({**live, **about, "spec": spec})
-
-
 def test_of_two_candidates_one_gets_it_and_keeps_it_by_renewing(api_server: Any) -> None:
     async def work(kube: KubeClient, namespace: str) -> None:
         one, two = candidate(kube, namespace, "one"), candidate(kube, namespace, "two")
@@ -122,7 +114,7 @@ def test_a_stolen_lease_is_noticed_at_the_next_renewal(api_server: Any) -> None:
         await lease.acquire()
         renewing = asyncio.create_task(lease.keep())
         await asyncio.sleep(INTERVAL)
-        await steal(kube, namespace)
+        await edge.steal_lease(kube, namespace, "operator")
         with pytest.raises(Lost, match="thief"):
             await asyncio.wait_for(renewing, 2)
         assert await holder(kube, namespace) == "thief"
@@ -213,7 +205,7 @@ def test_losing_it_ends_the_process_at_once_with_exit_code_1(api_server: Any) ->
         try:
             assert program.stdout is not None
             assert program.stdout.readline() == "acquired\n"
-            await steal(kube, namespace)
+            await edge.steal_lease(kube, namespace, "operator")
             out, err = program.communicate(timeout=5)
         finally:
             program.kill()

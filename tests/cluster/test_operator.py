@@ -380,16 +380,9 @@ def test_a_deleted_cache_is_left_to_the_garbage_collector(world: World, tmp_path
 
 
 def test_a_stolen_lease_ends_the_process_with_exit_code_1(world: World, tmp_path: Path) -> None:
-    async def steal(kube: KubeClient) -> None:
-        live = await kube.get("Lease", SYSTEM, "pullthrough-operator")
-        assert live is not None
-        about = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
-        spec = {**live["spec"], "holderIdentity": "thief", "leaseDurationSeconds": 1}
-        await kube.replace({**live, **about, "spec": spec})
-
     with running(world, tmp_path / "log") as operator:
         operator.until_leading()
-        world.ask(steal)
+        world.ask(lambda kube: edge.steal_lease(kube, SYSTEM, "pullthrough-operator"))
         assert operator.process.wait(10) == 1
         assert "lease lost" in operator.log()
         assert world.holder() == "thief"
