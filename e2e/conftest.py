@@ -29,10 +29,14 @@ def scene() -> Iterator[Scene]:
             cluster.stop()
 
 
-@pytest.fixture()
+@pytest.fixture
 def namespace(scene: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the story's own, Pod Security Standard restricted, with an upstream in it."""
-    short = "".join(c if c.isalnum() else "-" for c in request.node.name.removeprefix("test_"))[:40].strip("-").lower()
+    short = (
+        "".join(c if c.isalnum() else "-" for c in request.node.name.removeprefix("test_"))[:40]
+        .strip("-")
+        .lower()
+    )
     with scene.namespace(f"s-{short}") as name:
         scene.upstream(name)
         yield name

@@ -143,7 +143,7 @@ def eventually(
     while time.monotonic() < deadline:
         last = look()
         if last:
-            return last  # type: ignore[return-value]
+            return last
         time.sleep(every)
     msg = f"waited {within:.0f} s for {what}; last seen: {saw() if saw else last!r}"
     raise StoryFailed(msg)

@@ -83,6 +83,11 @@ def until_covered(scene: Scene, namespace: str, artifacts: int = 8) -> None:
     assert counted.uncovered == 0, counted
 
 
+def until_none_of_ours(scene: Scene, namespace: str, kind: str) -> None:
+    selector = "pullthrough.dev/cache=cache"
+    eventually(f"no {kind} of ours", lambda: not scene.kubectl.list(kind, namespace, selector))
+
+
 def job_pods(scene: Scene, namespace: str) -> list[str]:
     return [
         p["metadata"]["uid"]
@@ -334,12 +339,7 @@ def test_deleting_the_cache_leaves_its_claim_or_nothing_as_it_says(
     )
     scene.kubectl.delete("ptc", "cache", namespace)
     for kind in ("statefulset", "service", "configmap", "pvc", "pod"):
-        eventually(
-            f"no {kind} of ours",
-            lambda kind=kind: (
-                not scene.kubectl.list(kind, namespace, "pullthrough.dev/cache=cache")
-            ),
-        )
+        until_none_of_ours(scene, namespace, kind)
 
 
 def test_the_upstream_down_a_2_8_registry_is_not_rolled(scene: Scene, namespace: str) -> None:
