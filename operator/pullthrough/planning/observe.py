@@ -15,7 +15,7 @@ from pullthrough.models.cache import AccessMode, GcMode, PullThroughCache
 from pullthrough.models.conditions import format_time
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import KeeperReport, Object, Snapshot
-from pullthrough.planning import jobs, pods
+from pullthrough.planning import jobs, ownership, pods
 from pullthrough.rendering import job as job_rendering
 from pullthrough.rendering import names, statefulset
 from pullthrough.rendering.roll import Roll
@@ -57,7 +57,7 @@ def member(
     changed = _with_changes(cache, ordinal, live, roll, settings)
     generation = int(live["metadata"].get("generation", 0)) if live is not None else 0
     asked = job_rendering.request(cache, ordinal, generation, settings)
-    newest = _newest_job(snapshot, ordinal)
+    newest = _newest_job(cache, snapshot, ordinal)
     report = snapshot.reports.get(name)
     if report is not None and (pod is None or report.pod_uid != pod["metadata"]["uid"]):
         report = None
@@ -211,11 +211,12 @@ def _node_of_ready(live: Object | None, pod: Object | None) -> str | None:
     return str(pod["spec"].get("nodeName", ""))
 
 
-def _newest_job(snapshot: Snapshot, ordinal: int) -> Object | None:
+def _newest_job(cache: PullThroughCache, snapshot: Snapshot, ordinal: int) -> Object | None:
     of_member = [
         job
         for job in snapshot.of_kind("Job")
         if job["metadata"].get("labels", {}).get(constants.LABEL_MEMBER) == str(ordinal)
+        and ownership.is_controlled(cache, job)
     ]
     return max(
         of_member,

@@ -8,7 +8,7 @@ from typing import Any
 from pullthrough.gc import table
 from pullthrough.models import constants, quantities
 from pullthrough.models.cache import GcMode, InvalidCache, PullThroughCache
-from pullthrough.models.plan import Action, Delete, Plan
+from pullthrough.models.plan import Action, Create, Delete, Plan
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import Object, Ref, Snapshot
 from pullthrough.planning import observe, ownership, pods, status, steps
@@ -27,7 +27,13 @@ def plan(cache_raw: Object, snapshot: Snapshot, settings: Settings) -> Plan:
         cache = PullThroughCache.parse(cache_raw)
     except InvalidCache as invalid:
         wanted = status.stalled(
-            cache_raw, int(metadata.get("generation", 0)), "InvalidSpec", str(invalid), snapshot.now
+            cache_raw,
+            int(metadata.get("generation", 0)),
+            "InvalidSpec",
+            str(invalid),
+            snapshot.now,
+            # What serves goes on serving, whatever the spec says now.
+            available=pods.is_ready(snapshot.get("Pod", names.pod(metadata["name"], 0))),
         )
         return _with_events(Plan(status=wanted, summary=f"invalid: {invalid}"), cache_raw)
     return _with_events(_plan(cache_raw, cache, snapshot, settings), cache_raw)
@@ -53,13 +59,26 @@ def _plan(
     if cache.spec.suspend:
         return Plan(status=said, wants_report=wants_report, summary="suspended")
     outcome = steps.outcome(cache, facts, row.step, snapshot.now, settings)
+    actions = tuple(_actions(cache, facts, snapshot, outcome, settings))
     return Plan(
-        actions=tuple(_actions(cache, facts, snapshot, outcome, settings)),
+        actions=actions,
+        confirm=_unconfirmed(snapshot, actions),
         status=said,
         requeue_after=_requeue(facts, outcome),
         wants_report=wants_report,
         summary=f"{row.step.value} ({row.name})",
     )
+
+
+def _unconfirmed(snapshot: Snapshot, actions: Iterable[Action]) -> tuple[Ref, ...]:
+    """What is to be made because it was not seen. All are read live first, so that somebody else's object of one of the
+    names is found before anything is made beside it."""
+    absent = [
+        Ref(action.desired["kind"], action.desired["metadata"]["name"])
+        for action in actions
+        if isinstance(action, Create)
+    ]
+    return tuple(ref for ref in absent if ref not in snapshot.confirmed_absent)
 
 
 def _actions(
@@ -78,7 +97,7 @@ def _actions(
     yield from outcome.before
     if facts.stateful_set is not None or outcome.creates:
         yield from _stateful_set(cache, facts, outcome, settings)
-    yield from _obsolete_jobs(snapshot, facts)
+    yield from _obsolete_jobs(cache, snapshot, facts)
     yield from _obsolete_configs(cache, snapshot, facts, config)
 
 
@@ -124,12 +143,16 @@ def _stateful_set(
         yield action
 
 
-def _obsolete_jobs(snapshot: Snapshot, facts: MemberFacts) -> Iterable[Action]:
+def _obsolete_jobs(
+    cache: PullThroughCache, snapshot: Snapshot, facts: MemberFacts
+) -> Iterable[Action]:
     """Older attempts than the newest: left when a pass was cut off between creating and deleting."""
     for job in snapshot.of_kind("Job"):
         metadata = job["metadata"]
         is_newest = facts.job is not None and metadata["uid"] == facts.job["metadata"]["uid"]
-        if not is_newest and not metadata.get("deletionTimestamp"):
+        if is_newest or not ownership.is_controlled(cache, job):
+            continue
+        if not metadata.get("deletionTimestamp"):
             yield Delete(
                 ref=Ref("Job", metadata["name"]), uid=metadata["uid"], reason="an older attempt"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pullthrough.gc.observation import Job, Pod
 from pullthrough.gc.table import Step
-from pullthrough.models import conditions, constants
+from pullthrough.models import conditions, constants, quantities
 from pullthrough.models.cache import GcMode, PullThroughCache
 from pullthrough.models.conditions import Condition
 from pullthrough.models.plan import Event
@@ -93,12 +93,12 @@ def of_member(
     """The whole status of a cache of one member whose next step is `step`."""
     found = [
         _available(facts),
-        _migrating(facts, step),
-        *_ready(cache, facts, step),
+        _migrating(cache, facts, step),
+        *(_ready_while_suspended if cache.spec.suspend else _ready)(cache, facts, step),
     ]
     status = _status(cache_raw, cache.generation, found, now)
     status["endpoint"] = names.endpoint(cache.name, cache.namespace, constants.REGISTRY_PORT)
-    status["gc"] = _gc_column(facts, step)
+    status["gc"] = _gc_column(cache, facts, step)
     status["members"] = [_member(cache, facts, step)]
     if facts.roll.collected_by is not None:
         status["collectedBy"] = facts.roll.collected_by
@@ -156,9 +156,16 @@ def _available(facts: MemberFacts) -> Condition:
     )
 
 
-def _migrating(facts: MemberFacts, step: Step) -> Condition:
+def _migrating(cache: PullThroughCache, facts: MemberFacts, step: Step) -> Condition:
     seen = facts.observation
     on = seen.wanted is GcMode.ENABLED
+    if cache.spec.suspend and seen.member.value != seen.wanted.value:
+        return _c(
+            conditions.MIGRATING,
+            conditions.FALSE,
+            "Suspended",
+            "spec.suspend is true: the change of gc.mode waits for it to be false",
+        )
     if seen.on_trial:
         return _c(conditions.MIGRATING, conditions.TRUE, "MigrationRolling")
     if on and seen.member.value == GcMode.DISABLED.value:
@@ -213,6 +220,16 @@ def _upstream_message(facts: MemberFacts) -> str:
     return f"the registry needs its upstream to start, and it is not reachable: {report.upstream_message}"
 
 
+def _ready_while_suspended(
+    cache: PullThroughCache, facts: MemberFacts, step: Step
+) -> list[Condition]:
+    """Nothing is on its way: either a change waits, or what can be said is said."""
+    if step not in (Step.REST, Step.WAIT_POD):
+        message = "spec.suspend is true, and a change waits for it to be false"
+        return [_c(conditions.READY, conditions.FALSE, "Suspended", message)]
+    return [c for c in _ready(cache, facts, step) if c.type != conditions.RECONCILING]
+
+
 def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Condition]:
     seen = facts.observation
     if step is Step.GIVE_UP:
@@ -226,15 +243,6 @@ def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Cond
     if step in (Step.ROLL_OTHER, Step.ROLL_OFF, Step.REVERT, Step.ROLL_ON, Step.ROLL_ON_ALONE):
         reason = "MigrationRolling" if step in (Step.ROLL_ON, Step.ROLL_ON_ALONE) else "RollingOut"
         return _on_its_way(reason, "")
-    if cache.spec.suspend and step is not Step.REST:
-        return [
-            _c(
-                conditions.READY,
-                conditions.FALSE,
-                "Suspended",
-                "spec.suspend is true, and a change waits for it to be false",
-            )
-        ]
     if seen.job in (Job.FAILED_WAITING, Job.FAILED_DUE) or seen.reverts.value != "None":
         reason, message = _why_not_on_yet(facts, step)
         if reason in ("MigrationRetrying", "MigrationReverted"):
@@ -251,7 +259,27 @@ def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Cond
                     f"{facts.report.uncovered} artifacts are covered by no time to live; the keeper collects them at their age",
                 )
             ]
+    reduced = _size_reduced(cache, facts)
+    if reduced:
+        return [
+            _c(conditions.READY, conditions.FALSE, "StorageSizeReduced", reduced),
+            _c(conditions.STALLED, conditions.TRUE, "StorageSizeReduced", reduced),
+        ]
     return [_c(conditions.READY, conditions.TRUE, "Succeeded")]
+
+
+def _size_reduced(cache: PullThroughCache, facts: MemberFacts) -> str:
+    """A sentence where the spec asks for less than the claim has; empty otherwise."""
+    if facts.claim is None:
+        return ""
+    has = str(facts.claim["spec"]["resources"]["requests"]["storage"])
+    asked = cache.spec.storage.volume.size
+    if quantities.parse(asked) >= quantities.parse(has):
+        return ""
+    return (
+        f"storage.volume.size is {asked}, and the claim {facts.name} has {has}: a volume cannot shrink. Set the size to "
+        f"{has} or more; the cache serves on"
+    )
 
 
 def _not_ready(cache: PullThroughCache, facts: MemberFacts) -> list[Condition]:
@@ -283,8 +311,8 @@ def _on_its_way(reason: str, message: str) -> list[Condition]:
     ]
 
 
-def _gc_column(facts: MemberFacts, step: Step) -> str:
-    migrating = _migrating(facts, step)
+def _gc_column(cache: PullThroughCache, facts: MemberFacts, step: Step) -> str:
+    migrating = _migrating(cache, facts, step)
     if migrating.status == conditions.TRUE:
         return "Migrating"
     if facts.roll.mode is GcMode.ENABLED:
@@ -308,7 +336,7 @@ def _member(cache: PullThroughCache, facts: MemberFacts, step: Step) -> dict[str
     capacity = (facts.claim or {}).get("status", {}).get("capacity", {}).get("storage")
     if capacity:
         member["storage"]["capacity"] = capacity
-    migrating = _migrating(facts, step)
+    migrating = _migrating(cache, facts, step)
     if migrating.status == conditions.TRUE or step is Step.GIVE_UP:
         migration: dict[str, Any] = {"phase": migrating.reason.removeprefix("Migration")}
         if migrating.message:
