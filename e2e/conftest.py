@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -32,11 +33,9 @@ def scene() -> Iterator[Scene]:
 @pytest.fixture
 def namespace(scene: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the story's own, Pod Security Standard restricted, with an upstream in it."""
-    short = (
-        "".join(c if c.isalnum() else "-" for c in request.node.name.removeprefix("test_"))[:40]
-        .strip("-")
-        .lower()
-    )
+    mark = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:6]
+    words = "".join(c if c.isalnum() else "-" for c in request.node.name.removeprefix("test_"))
+    short = f"{words[:30].strip('-').lower()}-{mark}"
     with scene.namespace(f"s-{short}") as name:
         scene.upstream(name)
         yield name

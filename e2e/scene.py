@@ -390,7 +390,7 @@ class Scene:
                 "generation"
             ):
                 return None
-            for c in found["status"].get("conditions", []):
+            for c in found.get("status", {}).get("conditions", []):
                 if c["type"] == type_ and c["status"] == status and reason in (None, c["reason"]):
                     return dict(c)
             return None
