@@ -287,6 +287,7 @@ def test_a_read_that_is_not_good_proves_nothing(scene: Scene, torn: str) -> None
     scene.tree.state_path.write_text(torn)
     assert scene.passes(6) == []
     assert scene.board.latest().uncovered is None
+    assert not scene.board.latest().needs_prepare
 
 
 def test_two_reads_closer_than_the_interval_are_one(tmp_path: Path) -> None:
