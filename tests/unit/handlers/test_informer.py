@@ -142,7 +142,8 @@ def test_what_is_listed_changed_and_gone_is_told_apart(against: Callable[[Work],
         ]
         running = informer(seen)
         task = asyncio.create_task(running.run())
-        await until(lambda: len(seen) >= 3)
+        asked = {constants.PLURAL, *(resource.plural for resource in CHILDREN.values())}
+        await until(lambda: len(seen) >= 3 and asked <= set(fake.selectors))
         running.stop()
         await asyncio.wait_for(task, 20)
         assert sorted(seen, key=str) == sorted(
@@ -156,7 +157,6 @@ def test_what_is_listed_changed_and_gone_is_told_apart(against: Callable[[Work],
         for resource in CHILDREN.values():
             assert fake.selectors[resource.plural] == {MANAGED}, "filtered by the server"
         assert fake.selectors[constants.PLURAL] == {""}
-        asked = {constants.PLURAL, *(resource.plural for resource in CHILDREN.values())}
         assert set(fake.selectors) == asked, "and nothing else is read"
 
     against(work)
