@@ -410,7 +410,7 @@ def settle(state: State, *, passes: int = 400) -> State:
         quiet = quiet + 1 if is_same(after, state) else 0
         if quiet and plan.requeue_after is None:
             return after
-        if quiet >= 40:
+        if quiet >= 10:  # longer than any back-off
             return after
         wait = min(plan.requeue_after or 1.0, 1.0 if not quiet else 60.0)
         state = dataclasses.replace(after, now=after.now + timedelta(seconds=wait))

@@ -43,6 +43,15 @@ def ended(job: Object) -> tuple[str, datetime] | None:
     return None
 
 
+def failure(job: Object | None) -> str:
+    """Kubernetes' own words about a failed Job, for example that its deadline has passed; empty if there are none."""
+    for condition in (job or {}).get("status", {}).get("conditions") or []:
+        if condition["type"] == "Failed" and condition["status"] == "True":
+            parts = (condition.get("reason"), condition.get("message"))
+            return ": ".join(str(part) for part in parts if part)
+    return ""
+
+
 def retry_at(job: Object, failed: datetime) -> datetime:
     """When the next attempt is due after this one failed."""
     wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * (1 << min(attempt(job) - 1, 10)))

@@ -196,13 +196,19 @@ def _is_current(live: Object | None, pod: Object) -> bool:
 
 
 def _pod_state(live: Object | None, pod: Object | None) -> Pod:
-    if pod is None:
+    if pod is None or (live is None and _is_adoptable(pod)):
         return Pod.NONE
     if not _is_current(live, pod):
         return Pod.OUTDATED
     if pods.is_ready(pod):
         return Pod.READY
     return Pod.FAILING if pods.has_failed(pod) else Pod.STARTING
+
+
+def _is_adoptable(pod: Object) -> bool:
+    """Left by `kubectl delete --cascade=orphan`: the next StatefulSet of the name takes it, and nothing else ends it."""
+    owners = pod["metadata"].get("ownerReferences") or []
+    return not owners and not pod["metadata"].get("deletionTimestamp")
 
 
 def _node_of_ready(live: Object | None, pod: Object | None) -> str | None:

@@ -193,7 +193,9 @@ def _why_not_on_yet(facts: MemberFacts, step: Step) -> tuple[str, str]:
     if step is Step.WAIT_RETRY:
         return "MigrationReverted", ""
     if seen.job is Job.RUNNING:
-        return "MigrationRunning", ""
+        hindrance = pods.problem(facts.job_pod) if facts.job_pod is not None else None
+        said = f"the migration's pod does not run: {hindrance.message}" if hindrance else ""
+        return "MigrationRunning", said
     if step is Step.ROLL_ON or step is Step.ROLL_ON_ALONE:
         return "MigrationRolling", ""
     return "MigrationPending", ""
@@ -205,7 +207,7 @@ def _last_problem(facts: MemberFacts, otherwise: str) -> str:
         if facts.job_pod
         else {}
     )
-    detail = said.get("message") or otherwise
+    detail = said.get("message") or jobs.failure(facts.job) or otherwise
     attempt = f"attempt {jobs.attempt(facts.job)}: " if facts.job is not None else ""
     return f"{attempt}{detail}. The cache serves on without garbage collection"
 

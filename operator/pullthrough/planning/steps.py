@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
 
+from pullthrough import durations
 from pullthrough.gc.table import Step
 from pullthrough.models.cache import GcMode, PullThroughCache
+from pullthrough.models.conditions import format_time
 from pullthrough.models.plan import Action, Apply, Create, Delete
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import Object, Ref
@@ -53,10 +55,10 @@ def outcome(  # noqa: PLR0912 -- one case a step, nothing else
         case Step.VERIFY:
             # Changes that wait go along: they would roll the member next anyway.
             changed = facts.roll_with_changes
-            verified = observe.replaced(changed or roll, verified=roll.migration)
+            verified = observe.replaced(_other(facts, now), verified=roll.migration)
             return Outcome(roll=verified, rolls=changed is not None)
         case Step.ROLL_OTHER:
-            return Outcome(roll=facts.roll_with_changes or roll, rolls=True)
+            return Outcome(roll=_other(facts, now), rolls=True)
         case Step.ROLL_OFF:
             return Outcome(roll=_off(roll, settings), rolls=True)
         case Step.REVERT:
@@ -106,6 +108,16 @@ def write(
         reason=unstamped or difference,
         resource_version=live["metadata"]["resourceVersion"] if on_what_was_seen else "",
     )
+
+
+def _other(facts: MemberFacts, now: datetime) -> Roll:
+    """The roll with its waiting changes. Another ttl moves what was cached before the switch with it: `prepare` gives
+    old entries at most now + ttl."""
+    changed = facts.roll_with_changes or facts.roll
+    if facts.roll.collected_by is None or changed.ttl == facts.roll.ttl:
+        return changed
+    by = format_time(now + durations.parse_go(changed.ttl))
+    return observe.replaced(changed, collected_by=by)
 
 
 def _off(roll: Roll, settings: Settings) -> Roll:

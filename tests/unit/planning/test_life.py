@@ -214,6 +214,13 @@ def test_a_child_deleted_by_hand_comes_back(
     assert after.says("Ready") == "True Succeeded"
 
 
+def test_a_pod_left_by_an_orphaning_deletion_is_adopted(serving: State) -> None:
+    left = serving.without("StatefulSet", "c-0")
+    pod = builders.merged(left.pod, {"metadata": {"ownerReferences": None}})
+    after = scenario.run(left.with_object(pod))
+    assert after.get("StatefulSet", "c-0") is not None
+
+
 def test_an_upgrade_of_the_operator_restarts_no_registry(serving: State) -> None:
     upgraded = dataclasses.replace(
         serving, settings=dataclasses.replace(serving.settings, image="x:2")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pullthrough.models import constants
+from pullthrough.models import conditions, constants
 from tests import builders, scenario
 from tests.scenario import State
 
@@ -213,6 +213,43 @@ def test_with_gc_on_another_ttl_rolls_without_a_job(serving: State) -> None:
     after = scenario.settle(state)
     assert after.template_annotations[constants.ANNOTATION_GC_TTL] == "2h"
     assert after.says("Ready") == "True Succeeded"
+
+
+def test_with_gc_on_another_ttl_moves_the_time_by_when_all_is_collected(serving: State) -> None:
+    on = scenario.settle(serving.edited(**ON))
+    before = on.status["collectedBy"]
+    after = scenario.settle(on.edited(gc={"ttl": "48h"}))
+    assert after.status["collectedBy"] > before
+    same = scenario.settle(after.edited(podTemplate={"labels": {"a": "b"}}))
+    assert same.status["collectedBy"] == after.status["collectedBy"]
+
+
+def test_a_job_that_passed_its_deadline_is_told_in_kubernetes_words(serving: State) -> None:
+    state = scenario.story(serving.with_world(job="hangs").edited(**ON), has_job)
+    job = state.of("Job")[0]
+    ended = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "DeadlineExceeded",
+        "message": "Job was active longer than specified deadline",
+        "lastTransitionTime": conditions.format_time(state.now),
+    }
+    failed = scenario.run(state.with_object({**job, "status": {"conditions": [ended]}}))
+    assert failed.says("Migrating") == "True MigrationRetrying"
+    assert "DeadlineExceeded" in failed.condition("Migrating")["message"]
+
+
+def test_a_job_whose_pod_finds_no_place_says_so(serving: State) -> None:
+    state = scenario.tick(scenario.story(serving.with_world(job="hangs").edited(**ON), has_job))
+    pod = next(p for p in state.of("Pod") if p["metadata"]["name"] != "c-0-0")
+    unscheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": "0/1 nodes: insufficient cpu",
+    }
+    state = scenario.run(state.with_object({**pod, "status": {"conditions": [unscheduled]}}))
+    assert "insufficient cpu" in state.condition("Migrating")["message"]
+    assert state.says("Ready") == "True Succeeded"
 
 
 def test_with_gc_off_another_ttl_restarts_nothing(serving: State) -> None:

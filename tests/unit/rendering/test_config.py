@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pullthrough.models.cache import GcMode, PullThroughCache
@@ -111,6 +111,7 @@ def test_an_unused_ttl_does_not_change_the_file() -> None:
 ASCII = st.characters(codec="ascii", exclude_characters="\x7f")
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text(ASCII, max_size=60))
 def test_no_value_can_break_out_of_its_place(text: str) -> None:
     """Even one that no rule of the CRD would let in: quotes, line ends, braces, comment signs."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pullthrough.models import cache as resource
@@ -28,18 +28,21 @@ def is_label(name: str) -> bool:
     return len(name) <= LONGEST_LABEL and LABEL.fullmatch(name) is not None
 
 
+@settings(deadline=None, max_examples=50)
 @given(CACHES)
 def test_services_are_dns_labels_that_start_with_a_letter(cache: str) -> None:
     for name in (names.service(cache), names.member(cache, 0)):
         assert is_label(name) and name[0].isalpha()
 
 
+@settings(deadline=None, max_examples=50)
 @given(CACHES, st.integers(0, 99))
 def test_a_stateful_sets_pods_can_carry_its_revision_as_a_label(cache: str, ordinal: int) -> None:
     assert is_label(names.member(cache, ordinal) + REVISION)
     assert is_label(names.pod(cache, ordinal))
 
 
+@settings(deadline=None, max_examples=50)
 @given(CACHES, st.text())
 def test_a_configuration_is_named_by_its_content(cache: str, content: str) -> None:
     name = names.config_map(cache, content)
@@ -48,6 +51,7 @@ def test_a_configuration_is_named_by_its_content(cache: str, content: str) -> No
     assert name != names.config_map(cache, content + " ")
 
 
+@settings(deadline=None, max_examples=50)
 @given(CACHES, st.from_regex("[0-9a-f]{16}", fullmatch=True), st.integers(1, 9))
 def test_a_job_and_its_pods_have_names_that_are_labels(
     cache: str, request: str, attempt: int
@@ -55,6 +59,7 @@ def test_a_job_and_its_pods_have_names_that_are_labels(
     assert is_label(names.migration_job(cache, 0, request, attempt) + POD_SUFFIX)
 
 
+@settings(deadline=None, max_examples=50)
 @given(CACHES, st.from_regex("[0-9a-f]{16}", fullmatch=True), st.integers(1, 9_999))
 def test_a_job_of_many_attempts_still_has_a_name_that_is_a_label(
     cache: str, request: str, attempt: int
@@ -62,6 +67,7 @@ def test_a_job_of_many_attempts_still_has_a_name_that_is_a_label(
     assert is_label(names.migration_job(cache, 0, request, attempt))
 
 
+@settings(deadline=None, max_examples=50)
 @given(CACHES)
 def test_label_values_are_legal_whatever_the_cache_is_called(name: str) -> None:
     raw = builders.cache_raw()
