@@ -43,8 +43,8 @@ class FakeServer:
             return web.json_response({"versions": ["v1"]})
         if path == "/apis":
             return web.json_response({"groups": [_group(one) for one in _groups()]})
-        for version in {resource.api_version for resource in KINDS.values()} | {"v1"}:
-            if path.endswith(version):
+        for version in {resource.api_version for resource in KINDS.values()}:
+            if path in {f"/api/{version}", f"/apis/{version}"}:
                 return web.json_response({"resources": _resources(version)})
         return await self._objects(request, path.rsplit("/", 1)[-1])
 
