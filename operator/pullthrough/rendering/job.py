@@ -113,7 +113,7 @@ def _container(cache: PullThroughCache, image: str, settings: Settings) -> dict[
     return {
         "name": constants.CONTAINER_MIGRATE,
         "image": image,
-        "imagePullPolicy": settings.image_pull_policy,
+        "imagePullPolicy": "IfNotPresent",
         "args": args,
         "env": [
             {
