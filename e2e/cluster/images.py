@@ -19,14 +19,17 @@ from pathlib import Path
 
 from e2e.cluster import debian, programs
 from e2e.cluster.errors import ClusterError
+from e2e.cluster.mounts import can_overlay
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
 PYTHON = "3.11"
 """The Python of that suite: wheels are chosen for it, whatever runs the build."""
-BASE_PACKAGES = "python3,python3-venv,ca-certificates"
-BASE_VERSION = "1"
+BASE_PACKAGES = "python3,python3-venv,ca-certificates,usr-is-merged"
+"""usr-is-merged instead of usrmerge, which brings all of Perl, a third of the base."""
+BASE_VERSION = "2"
 """Raise it when the way the base is made changes."""
+KEPT_ARCHIVES = 4
 PLATFORMS = (
     "manylinux_2_28_x86_64",
     "manylinux_2_17_x86_64",
@@ -48,11 +51,11 @@ class Image:
 
     reference: str
     archive: Path
-    """An OCI archive."""
+    """As `docker save` makes it: uncompressed, as packing would take longer than all else."""
 
     @property
     def size(self) -> int:
-        """Bytes of the archive, which holds its layers compressed."""
+        """Bytes on a node; pulling takes about a quarter of it."""
         return self.archive.stat().st_size
 
 
@@ -67,12 +70,13 @@ def operator_image() -> Image:
     def build(reference: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             context = Path(folder)
-            _wheels_into(context / "build" / "wheels")
+            wheels(context / "build" / "wheels")
             shutil.copy(ROOT / "Dockerfile", context)
             _buildah(
                 "build",
                 f"--build-arg=BASE={base()}",
-                "--layers=false",
+                # What did not change is taken from the last build, and is the same layer to a node.
+                "--layers",
                 "-t",
                 reference,
                 str(context),
@@ -136,10 +140,12 @@ def base() -> str:
                     "mmdebstrap",
                     "--variant=minbase",
                     "--mode=root",
+                    "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
                     f"--include={BASE_PACKAGES}",
                     "--dpkgopt=path-exclude=/usr/share/doc/*",
                     "--dpkgopt=path-exclude=/usr/share/man/*",
                     "--dpkgopt=path-exclude=/usr/share/locale/*",
+                    "--dpkgopt=path-exclude=/usr/share/info/*",
                     SUITE,
                     str(partial),
                 ]
@@ -154,10 +160,6 @@ def base() -> str:
 
 def wheels(target: Path) -> None:
     """Fill a folder with the wheels the Dockerfile needs (`make wheels`)."""
-    _wheels_into(target)
-
-
-def _wheels_into(target: Path) -> None:
     lock = ROOT / "requirements" / "runtime.txt"
     kept = programs.cache_dir() / "wheels" / _hash_of([lock], PYTHON)
     if not kept.exists():
@@ -183,17 +185,10 @@ def _wheels_into(target: Path) -> None:
         )
         partial.chmod(0o755)
         partial.rename(kept)
-    target.mkdir(parents=True)
-    for wheel in kept.iterdir():
-        os.link(wheel, target / wheel.name) if _same_device(wheel, target) else shutil.copy(
-            wheel, target
-        )
-    shutil.copy(lock, target / "runtime.txt")
-    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)], cwd=ROOT)
-
-
-def _same_device(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.stat().st_dev
+    shutil.copytree(kept, target / "dependencies")
+    shutil.copy(lock, target / "dependencies" / "runtime.txt")
+    own = target / "own"
+    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(own)], cwd=ROOT)
 
 
 def _from_files(reference: str, parent: str, files: dict[Path, str], *, entrypoint: str) -> None:
@@ -210,18 +205,30 @@ def _from_files(reference: str, parent: str, files: dict[Path, str], *, entrypoi
 
 def _image(name: str, tag: str, build: Callable[[str], None]) -> Image:
     reference = f"{name}:{tag}"
-    archive = programs.cache_dir() / "images" / f"{name.rpartition('/')[2]}-{tag}.oci.tar"
+    short = name.rpartition("/")[2]
+    archive = programs.cache_dir() / "images" / f"{short}-{tag}.tar"
     if not archive.exists():
         debian.ensure_packages(["buildah"])
-        with programs.locked(f"image-{name.rpartition('/')[2]}"):
+        with programs.locked(f"image-{short}"):
             if not archive.exists():
                 programs.say(f"building image {reference}")
                 archive.parent.mkdir(parents=True, exist_ok=True)
                 build(reference)
                 partial = archive.with_suffix(".partial")
-                _buildah("push", "-q", reference, f"oci-archive:{partial}:{reference}")
+                _buildah("push", "-q", reference, f"docker-archive:{partial}:{reference}")
                 partial.rename(archive)
+                _forget_old(name, archive)
     return Image(reference=reference, archive=archive)
+
+
+def _forget_old(name: str, newest: Path) -> None:
+    """Keep the last few archives of an image; each change of the operator makes one."""
+    prefix = name.rpartition("/")[2]
+    archives = sorted(newest.parent.glob(f"{prefix}-*.tar"), key=lambda a: a.stat().st_mtime)
+    for archive in archives[:-KEPT_ARCHIVES]:
+        tag = archive.name.removeprefix(f"{prefix}-").removesuffix(".tar")
+        archive.unlink()
+        _buildah("rmi", f"{name}:{tag}", check=False)
 
 
 def _base_tag() -> str:
@@ -236,9 +243,15 @@ def _hash_of(files: Sequence[Path], salt: str) -> str:
 
 
 def _buildah(*arguments: str, check: bool = True) -> str:
-    # vfs and chroot work where overlay mounts and user namespaces do not.
-    environment = {**os.environ, "STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
-    return _run(["buildah", *arguments], environment=environment, check=check)
+    # chroot works where user namespaces do not. The store is our own: what others keep on this machine is
+    # neither used nor cleaned up.
+    store = programs.cache_dir() / "buildah"
+    store.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+    places = [f"--root={store / 'root'}", f"--runroot={store / 'run'}"]
+    driver = f"--storage-driver={'overlay' if can_overlay(store) else 'vfs'}"
+    command = ["buildah", *places, driver, *arguments]
+    return _run(command, environment=environment, check=check)
 
 
 def _run(

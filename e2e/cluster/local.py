@@ -23,6 +23,7 @@ from pathlib import Path
 
 from e2e.cluster import cgroups, debian, dns, images, network, node, pki, programs, slots, storage
 from e2e.cluster.errors import ClusterError, Unavailable
+from e2e.cluster.mounts import unmount_below
 from e2e.cluster.processes import Started, describe
 from e2e.cluster.rest import Api, Json
 from e2e.cluster.slots import Record, Slot
@@ -220,24 +221,12 @@ def clean(slot: Slot, reap: Callable[[], None] = lambda: None) -> None:
     cgroups.kill_all(slot)
     reap()
     _remove_shim_sockets(slot)
-    _unmount(slot.folder)
+    unmount_below(slot.folder)
     network.remove(slot)
     cgroups.remove(slot)
     _remove_links_elsewhere(slot)
     if slot.folder.exists():
         shutil.rmtree(slot.folder)
-
-
-def _unmount(folder: Path) -> None:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    # Spaces and the like are octal escapes there; none of our paths has one.
-    mounted = [where for where in (line.split()[4] for line in lines) if _is_below(where, folder)]
-    if mounted:
-        _run(["umount", "--lazy", *reversed(mounted)], f"unmounting below {folder}")
-
-
-def _is_below(path: str, folder: Path) -> bool:
-    return path.startswith(f"{folder}/")
 
 
 def _remove_shim_sockets(slot: Slot) -> None:
@@ -251,7 +240,7 @@ def _remove_shim_sockets(slot: Slot) -> None:
 def _remove_links_elsewhere(slot: Slot) -> None:
     """Files in folders that kubelet and the CNI library share with everybody on this machine."""
     for link in Path("/var/log/containers").glob("*.log"):
-        if link.is_symlink() and _is_below(os.readlink(link), slot.folder):
+        if link.is_symlink() and os.readlink(link).startswith(f"{slot.folder}/"):
             link.unlink()
     for result in Path("/var/lib/cni/results").glob(f"{slot.name}-*"):
         result.unlink()

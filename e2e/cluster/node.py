@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 from e2e.cluster import debian, pki
+from e2e.cluster.mounts import can_overlay
 from e2e.cluster.slots import Slot
 
 NODE_NAME = "node0"
@@ -125,7 +126,7 @@ def containerd(layout: Layout) -> list[str]:
         # In /run/netns nobody could tell whose they are after a killed run.
         netns_mounts_under_state_dir = true
         [plugins."io.containerd.grpc.v1.cri".containerd]
-        snapshotter = "{_snapshotter(folder)}"
+        snapshotter = "{"overlayfs" if can_overlay(folder) else "native"}"
         [plugins."io.containerd.grpc.v1.cri".cni]
         bin_dir = "{debian.cni_folder()}"
         conf_dir = "{folder}/cni"
@@ -242,14 +243,6 @@ def _cni(slot: Slot) -> dict[str, object]:
     }
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
     return {"cniVersion": "1.0.0", "name": slot.name, "plugins": [bridge, portmap]}
-
-
-def _snapshotter(folder: Path) -> str:
-    """Overlay mounts do not stack: where the folder is on one already, layers are copied."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    above = [(where, kind) for _, where, kind, *_ in mounts if folder.is_relative_to(where)]
-    nearest = max(above, key=lambda found: len(found[0]))
-    return "native" if nearest[1] == "overlay" else "overlayfs"
 
 
 def _write(path: Path, text: str) -> Path:
