@@ -12,15 +12,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m e2e.cluster", description=__doc__)
     commands = {"up": up, "down": down, "status": status}
     parser.add_argument("command", choices=commands)
+    parser.add_argument("name", nargs="?", help="down: only this one, as status calls it")
+    arguments = parser.parse_args()
     try:
-        commands[parser.parse_args().command]()
+        commands[arguments.command](arguments.name)
     except ClusterError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def up() -> None:
+def up(_: str | None) -> None:
     """Start a cluster that stays; the one that already stays is as good."""
     kept = [cluster for cluster, record in local.living() if record.is_kept]
     cluster = kept[0] if kept else local.start(kept=True)
@@ -37,17 +39,17 @@ Tests on it: E2E_CLUSTER=current pytest e2e
 Take it down: python -m e2e.cluster down""")
 
 
-def down() -> None:
+def down(name: str | None) -> None:
     """Stop what `up` started and remove what killed runs left; a running test keeps its own."""
     with slots.locked():
         for slot, record in slots.occupied():
             is_somebodys = record.is_living and not record.is_kept
-            if not is_somebodys:
+            if not is_somebodys and name in {None, slot.name}:
                 local.clean(slot)
                 print(f"{slot.name} is down")
 
 
-def status() -> None:
+def status(_: str | None) -> None:
     """Say what is where."""
     for slot, record in slots.occupied():
         if record.is_kept:

@@ -18,6 +18,13 @@ from e2e.cluster.slots import Slot
 _DAEMONS = "daemons"
 
 
+def check() -> None:
+    """Raise `Unavailable` where there are none to use."""
+    if not any(os.access(mount, os.W_OK) for mount in _mounts()):
+        reason = "a local cluster needs control groups that it may write, under /sys/fs/cgroup"
+        raise Unavailable(reason)
+
+
 def create(slot: Slot) -> None:
     """Make the cluster's group in every hierarchy, old (version 1) and new."""
     for mount in _mounts():
@@ -33,9 +40,6 @@ def create(slot: Slot) -> None:
 def daemons(slot: Slot) -> Path:
     """The group of the cluster's own programs, in the one hierarchy where they are tracked."""
     mounts = _mounts()
-    if not mounts:
-        msg = "no control groups are mounted under /sys/fs/cgroup"
-        raise Unavailable(msg)
     unified = [mount for mount in mounts if (mount / "cgroup.controllers").exists()]
     return (unified or mounts)[0] / slot.name / _DAEMONS
 

@@ -37,13 +37,6 @@ PLATFORMS = (
     "linux_x86_64",
 )
 
-PAUSE_SOURCE = """
-#include <signal.h>
-#include <unistd.h>
-static void end(int number) { (void)number; _exit(0); }
-int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
@@ -97,17 +90,17 @@ def registry_image(version: str) -> Image:
 
 
 def pause_image() -> Image:
-    """`localhost/pause:1`, what holds a pod's namespaces."""
+    """`localhost/pause:2`, what holds a pod's namespaces: anything that waits and needs no library."""
 
     def build(reference: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "pause.c")
-            source.write_text(PAUSE_SOURCE)
-            binary = Path(folder, "pause")
-            _run(["cc", "-Os", "-static", "-o", str(binary), str(source)])
-            _from_files(reference, "scratch", {binary: "/pause"}, entrypoint="/pause")
+        debian.ensure_packages(["busybox-static"])
+        container = _buildah("from", "scratch").strip()
+        _buildah("copy", "-q", "--chmod=755", container, _busybox(), "/busybox")
+        wait = '["/busybox","tail","-f","/dev/null"]'
+        _buildah("config", f"--entrypoint={wait}", "--cmd=", container)
+        _buildah("commit", "-q", "--rm", container, reference)
 
-    return _image("localhost/pause", "1", build)
+    return _image("localhost/pause", "2", build)
 
 
 def busybox_image() -> Image:
@@ -116,8 +109,7 @@ def busybox_image() -> Image:
     def build(reference: str) -> None:
         debian.ensure_packages(["busybox-static"])
         container = _buildah("from", "scratch").strip()
-        busybox = shutil.which("busybox") or "busybox"
-        _buildah("copy", "-q", "--chmod=755", container, busybox, "/bin/busybox")
+        _buildah("copy", "-q", "--chmod=755", container, _busybox(), "/bin/busybox")
         _buildah("run", container, "/bin/busybox", "--install", "-s", "/bin")
         _buildah("config", '--cmd=["/bin/sh"]', "--env=PATH=/bin", container)
         _buildah("commit", "-q", "--rm", container, reference)
@@ -189,6 +181,10 @@ def wheels(target: Path) -> None:
     shutil.copy(lock, target / "dependencies" / "runtime.txt")
     own = target / "own"
     _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(own)], cwd=ROOT)
+
+
+def _busybox() -> str:
+    return shutil.which("busybox") or "busybox"
 
 
 def _from_files(reference: str, parent: str, files: dict[Path, str], *, entrypoint: str) -> None:

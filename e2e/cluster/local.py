@@ -24,7 +24,7 @@ from pathlib import Path
 from e2e.cluster import cgroups, debian, dns, images, network, node, pki, programs, slots, storage
 from e2e.cluster.errors import ClusterError, Unavailable
 from e2e.cluster.mounts import unmount_below
-from e2e.cluster.processes import Started, describe
+from e2e.cluster.processes import Started, describe, running
 from e2e.cluster.rest import Api, Json
 from e2e.cluster.slots import Record, Slot
 from e2e.cluster.waiting import until
@@ -253,6 +253,14 @@ def _check_machine() -> None:
     if os.geteuid() != 0:
         reason = (
             "a local cluster needs root: it makes network namespaces, mounts and control groups"
+        )
+        raise Unavailable(reason)
+    cgroups.check()
+    ours = {process.pid for _, record in slots.occupied() for process in record.processes}
+    if foreign := set(running("kubelet")) - ours:
+        # Both would use /var/lib/kubelet/device-plugins, which no setting moves, and ours empties it.
+        reason = (
+            f"this machine is a node of another cluster: kubelet runs as process {min(foreign)}"
         )
         raise Unavailable(reason)
 

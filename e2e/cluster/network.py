@@ -12,7 +12,7 @@ control groups from kubelet.
 import subprocess
 from pathlib import Path
 
-from e2e.cluster.errors import ClusterError
+from e2e.cluster.errors import ClusterError, Unavailable
 from e2e.cluster.slots import Slot
 
 _BRIDGE = "node0"
@@ -21,7 +21,11 @@ _INNER_LINK = "host0"
 
 def create(slot: Slot) -> None:
     """Make namespace, bridge, link and routes."""
-    _ip("netns", "add", slot.name)
+    try:
+        _ip("netns", "add", slot.name)
+    except ClusterError as error:
+        reason = f"this machine does not let us make a network namespace: {error}"
+        raise Unavailable(reason) from error
     _inside(slot, "link", "set", "lo", "up")
     _inside(slot, "link", "add", _BRIDGE, "type", "bridge")
     _inside(slot, "addr", "add", f"{slot.node}/24", "dev", _BRIDGE)

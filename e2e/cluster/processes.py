@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from e2e.cluster.errors import ClusterError
@@ -64,6 +63,14 @@ def _start_time(pid: int) -> str | None:
     return None if is_zombie else after_name[19]
 
 
+def running(name: str) -> Iterator[int]:
+    """Process ids of this machine's programs of this name."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (folder / "comm").read_text().strip() == name:
+                yield int(folder.name)
+
+
 class Child:
     """A program that lives no longer than this process, with its output in a file."""
 
@@ -98,11 +105,3 @@ class Child:
         if not self.has_ended():
             self._process.kill()
         self._process.wait()
-
-
-def wait_until_gone(processes: Sequence[Started], within: float = 10) -> list[Started]:
-    """Return those that still live after so many seconds."""
-    deadline = time.monotonic() + within
-    while (left := [each for each in processes if each.is_alive()]) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return left
