@@ -2,7 +2,7 @@
 
 Start, in this order, because each step needs the one before:
  1. what can take minutes or fail: programs, packages, images; no slot is held meanwhile
- 2. take a slot, removing what a killed run left there
+ 2. take a slot, removing what killed runs left
  3. control groups, network, certificates
  4. etcd, kube-apiserver and containerd; images go in while the API server starts
  5. controllers, kubelet, kube-proxy, CoreDNS, the provisioner of volumes
@@ -193,11 +193,13 @@ def start(load: Sequence[Path] = (), *, kept: bool = False) -> LocalCluster:
     debian.ensure_packages(_PACKAGES)
     built = programs.ensure(*_PROGRAMS)
     pause = images.pause_image()
-    with slots.claimed() as (slot, has_rest):
-        if has_rest:
-            programs.say(f"removing what a killed run left in {slot.name}")
-        clean(slot)
-    cluster = LocalCluster(slot)
+    with slots.locked():
+        # All of them, wherever they are: until then they use processor and memory for nobody.
+        for slot, record in slots.occupied():
+            if not record.is_living:
+                programs.say(f"removing what a killed run left in {slot.name}")
+                clean(slot)
+        cluster = LocalCluster(slots.take())
     try:
         cluster.bring_up(built, pause, load)
     except BaseException:

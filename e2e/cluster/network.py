@@ -21,6 +21,9 @@ _INNER_LINK = "host0"
 
 def create(slot: Slot) -> None:
     """Make namespace, bridge, link and routes."""
+    remove(
+        slot
+    )  # in case somebody deleted a dead cluster's folder, and with it the only trace of it
     try:
         _ip("netns", "add", slot.name)
     except ClusterError as error:

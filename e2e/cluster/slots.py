@@ -125,37 +125,28 @@ def write(slot: Slot, record: Record) -> None:
 
 
 @contextlib.contextmanager
-def claimed() -> Iterator[tuple[Slot, bool]]:
-    """Hold the lock over all slots, with a free one and whether a dead run's rest lies in it.
+def locked() -> Iterator[None]:
+    """Hold the lock over all slots: nobody takes or leaves one meanwhile."""
+    base_folder().mkdir(parents=True, exist_ok=True)
+    with (base_folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
-    In the block the rest must be removed; at its end the slot belongs to this process.
-    """
-    with locked():
-        slot = _free_slot()
-        yield slot, slot.folder.exists()
-        slot.folder.mkdir(parents=True)
-        write(slot, Record(owner=describe(os.getpid(), "owner")))
+
+def take() -> Slot:
+    """Make a free slot this process's own; the lock must be held."""
+    taken = {slot.number for slot, _ in occupied()}
+    free = [Slot(number) for number in range(COUNT) if number not in taken]
+    if not free:
+        msg = f"all {COUNT} places for clusters on this machine are taken; see `status`"
+        raise Unavailable(msg)
+    slot = free[0]
+    slot.folder.mkdir(parents=True)
+    write(slot, Record(owner=describe(os.getpid(), "owner")))
+    return slot
 
 
 def occupied() -> Sequence[tuple[Slot, Record]]:
     """All slots where something is, living or dead."""
     found = ((Slot(number), read(Slot(number))) for number in range(COUNT))
     return [(slot, record) for slot, record in found if record is not None]
-
-
-def _free_slot() -> Slot:
-    for number in range(COUNT):
-        record = read(Slot(number))
-        if record is None or not record.is_living:
-            return Slot(number)
-    msg = f"all {COUNT} places for clusters on this machine are taken; see `status`"
-    raise Unavailable(msg)
-
-
-@contextlib.contextmanager
-def locked() -> Iterator[None]:
-    """Hold the lock over all slots: nobody starts in one meanwhile."""
-    base_folder().mkdir(parents=True, exist_ok=True)
-    with (base_folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
