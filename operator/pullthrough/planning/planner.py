@@ -26,11 +26,10 @@ def plan(cache_raw: Object, snapshot: Snapshot, settings: Settings) -> Plan:
     try:
         cache = PullThroughCache.parse(cache_raw)
     except InvalidCache as invalid:
-        wanted = status.stalled(
+        wanted = status.blocked(
             cache_raw,
             int(metadata.get("generation", 0)),
-            "InvalidSpec",
-            str(invalid),
+            ownership.Obstacle(reason="InvalidSpec", message=str(invalid), stalls=True),
             snapshot.now,
             # What serves goes on serving, whatever the spec says now.
             available=pods.is_ready(snapshot.get("Pod", names.pod(metadata["name"], 0))),
@@ -45,7 +44,7 @@ def _plan(
     facts = observe.member(cache, snapshot, 0, settings)
     found = ownership.obstacle(cache, snapshot, _wanted_refs(cache, facts))
     if found is not None:
-        said = status.obstructed(
+        said = status.blocked(
             cache_raw, cache.generation, found, snapshot.now, available=pods.is_ready(facts.pod)
         )
         return Plan(

@@ -19,68 +19,33 @@ from pullthrough.planning.ownership import Obstacle
 from pullthrough.rendering import names
 
 
-def stalled(
+def blocked(
     cache_raw: Object,
     generation: int,
-    reason: str,
-    message: str,
+    why: Obstacle,
     now: datetime,
     *,
     available: bool = False,
 ) -> dict[str, Any]:
-    """The status of a cache that needs a person before anything else can happen."""
+    """The status of a cache of which nothing may be written now: it needs a person, or waits for what passes by itself."""
+    kind = conditions.STALLED if why.stalls else conditions.RECONCILING
+    serves = conditions.TRUE if available else conditions.FALSE
     return _status(
         cache_raw,
         generation,
         [
-            _c(conditions.STALLED, conditions.TRUE, reason, message),
-            _c(conditions.READY, conditions.FALSE, reason, message),
+            _c(kind, conditions.TRUE, why.reason, why.message),
+            _c(conditions.READY, conditions.FALSE, why.reason, why.message),
             _c(
                 conditions.AVAILABLE,
-                conditions.TRUE if available else conditions.FALSE,
-                "MembersReady" if available else reason,
-                "" if available else message,
+                serves,
+                "MembersReady" if available else why.reason,
+                "" if available else why.message,
             ),
-            _c(conditions.MIGRATING, conditions.FALSE, reason, message),
+            _c(conditions.MIGRATING, conditions.FALSE, why.reason, why.message),
         ],
         now,
     )
-
-
-def waiting(
-    cache_raw: Object,
-    generation: int,
-    reason: str,
-    message: str,
-    now: datetime,
-    *,
-    available: bool = False,
-) -> dict[str, Any]:
-    """The status of a cache that waits for something that passes by itself."""
-    return _status(
-        cache_raw,
-        generation,
-        [
-            _c(conditions.RECONCILING, conditions.TRUE, reason, message),
-            _c(conditions.READY, conditions.FALSE, reason, message),
-            _c(
-                conditions.AVAILABLE,
-                conditions.TRUE if available else conditions.FALSE,
-                "MembersReady" if available else reason,
-                "" if available else message,
-            ),
-            _c(conditions.MIGRATING, conditions.FALSE, reason, message),
-        ],
-        now,
-    )
-
-
-def obstructed(
-    cache_raw: Object, generation: int, found: Obstacle, now: datetime, available: bool
-) -> dict[str, Any]:
-    """The status of a cache that may not write one of its objects."""
-    say = stalled if found.stalls else waiting
-    return say(cache_raw, generation, found.reason, found.message, now, available=available)
 
 
 def of_member(
