@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from e2e.cluster.errors import TimedOut, Unavailable
-from e2e.cluster.slots import Slot
+from e2e.cluster.slots import COUNT, Slot
 
 _DAEMONS = "daemons"
 
@@ -55,6 +55,15 @@ def kill_all(slot: Slot, within: float = 30) -> None:
             msg = f"waited {within:.0f} s for processes of {slot.name} to end: {sorted(pids)}"
             raise TimedOut(msg)
         time.sleep(0.05)
+
+
+def is_of_a_slot(pid: int) -> bool:
+    """Whether the process is in the control groups of any of our clusters."""
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # gone meanwhile: nobody's
+    return any(f"/{Slot(number).name}/" in groups for number in range(COUNT))
 
 
 def remove(slot: Slot) -> None:

@@ -259,7 +259,9 @@ def _check_machine() -> None:
         raise Unavailable(reason)
     cgroups.check()
     ours = {process.pid for _, record in slots.occupied() for process in record.processes}
-    if foreign := set(running("kubelet")) - ours:
+    # One that a cluster of ours started a moment ago may not be in its record yet: its control group tells.
+    foreign = {pid for pid in set(running("kubelet")) - ours if not cgroups.is_of_a_slot(pid)}
+    if foreign:
         # Both would use /var/lib/kubelet/device-plugins, which no setting moves, and ours empties it.
         reason = (
             f"this machine is a node of another cluster: kubelet runs as process {min(foreign)}"

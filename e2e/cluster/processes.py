@@ -64,10 +64,11 @@ def _start_time(pid: int) -> str | None:
 
 
 def running(name: str) -> Iterator[int]:
-    """Process ids of this machine's programs of this name."""
+    """Process ids of this machine's programs of this name; one that has ended and is not reaped has no command line."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if (folder / "comm").read_text().strip() == name:
+            is_named = (folder / "comm").read_text().strip() == name
+            if is_named and (folder / "cmdline").read_bytes():
                 yield int(folder.name)
 
 
