@@ -364,8 +364,7 @@ class Scene:
         return {"host": host, "url": f"http://{host}", "insecure": True}
 
     def condition(self, namespace: str, name: str, type_: str) -> dict[str, Any]:
-        found = self.kubectl.get("ptc", name, namespace) or {}
-        conditions = found.get("status", {}).get("conditions", [])
+        conditions = self.status(namespace, name).get("conditions", [])
         return next((c for c in conditions if c["type"] == type_), {})
 
     def status(self, namespace: str, name: str = "cache") -> dict[str, Any]:

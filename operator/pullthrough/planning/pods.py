@@ -17,6 +17,9 @@ PULL_PROBLEMS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 )
 
+NEEDS_PERSON = frozenset({"StorageBelongsToOtherUpstream", "StorageUnmarked"})
+"""Reasons of `prepare` that no further try changes; the others are PrepareFailed to the outside."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -68,10 +71,9 @@ def termination_message(pod: Object, container: str) -> dict[str, Any]:
     for status in _statuses(pod):
         if status["name"] != container:
             continue
-        for state in (status.get("state", {}), status.get("lastState", {})):
-            message = state.get("terminated", {}).get("message")
-            if message:
-                return _parsed(message)
+        for end in _ends(status):
+            if end.get("message"):
+                return _parsed(end["message"])
     return {}
 
 
@@ -103,28 +105,30 @@ def _container_problem(status: Mapping[str, Any]) -> Problem | None:
 
 
 def _prepare_problem(status: Mapping[str, Any], code: int) -> Problem:
-    for state in (status.get("state", {}), status.get("lastState", {})):
-        said = _parsed(state.get("terminated", {}).get("message") or "")
+    for end in _ends(status):
+        said = _parsed(end.get("message") or "")
         if said.get("reason"):
+            needs_person = said["reason"] in NEEDS_PERSON
             return Problem(
-                reason="StorageBelongsToOtherUpstream"
-                if said["reason"] == "StorageBelongsToOtherUpstream"
-                else "StorageUnmarked"
-                if said["reason"] == "StorageUnmarked"
-                else "PrepareFailed",
+                reason=said["reason"] if needs_person else "PrepareFailed",
                 message=str(said.get("message", said["reason"])),
-                needs_person=said["reason"] in ("StorageBelongsToOtherUpstream", "StorageUnmarked"),
+                needs_person=needs_person,
             )
     return Problem(reason="PrepareFailed", message=f"prepare exited with {code}: see its log")
 
 
 def _last_exit(status: Mapping[str, Any]) -> int:
     """The exit code of the container's last end; 0 if it never ended."""
-    for state in (status.get("state", {}), status.get("lastState", {})):
-        code = state.get("terminated", {}).get("exitCode")
-        if code is not None:
-            return int(code)
+    for end in _ends(status):
+        if end.get("exitCode") is not None:
+            return int(end["exitCode"])
     return 0
+
+
+def _ends(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """How the container ended: lately, and the time before; empty where it did not."""
+    for state in (status.get("state", {}), status.get("lastState", {})):
+        yield state.get("terminated", {})
 
 
 def _statuses(pod: Object) -> Iterator[Mapping[str, Any]]:
