@@ -20,9 +20,9 @@ from typing import Any
 
 from pullthrough import planning
 from pullthrough.models import conditions, constants
-from pullthrough.models.plan import Action, Apply, Create, Delete, Event, Plan
+from pullthrough.models.plan import Action, Apply, Create, Delete, DryRun, Event, Plan
 from pullthrough.models.settings import Settings
-from pullthrough.models.snapshot import KeeperReport, Ref, Snapshot
+from pullthrough.models.snapshot import KeeperReport, Ref, Refusal, Snapshot
 from tests import builders
 
 Raw = dict[str, Any]
@@ -43,6 +43,8 @@ class World:
     """If set: prepare fails with this termination message."""
     job: str = "succeeds"
     """succeeds, fails, or hangs."""
+    job_seconds: int = 20
+    """How long a Job that ends says that it took."""
     job_says: Mapping[str, Any] = field(
         default_factory=lambda: {
             "version": 1,
@@ -55,6 +57,15 @@ class World:
     canary: str = "Passed"
     uncovered: int = 0
     is_scheduler_able: bool = True
+    intruder: Mapping[str, Any] | None = None
+    """Somebody else's pod on the claim."""
+    loses_state: bool = False
+    """The keeper finds the TTL state lost, until prepare runs again; `loses_state_again`: after that too."""
+    loses_state_again: bool = False
+    prepare_hangs: bool = False
+    """prepare never ends while GC is on."""
+    quota: str = ""
+    """If set: pods of Jobs are refused with these words."""
     keeps_terminating: bool = False
     """Pods that are deleted stay, terminating."""
 
@@ -157,8 +168,12 @@ def copied(obj: Any) -> Any:
     return obj
 
 
-class Refusal(Exception):
+class Overtaken(Exception):
     """A precondition did not hold, or the object was there already: the pass ends here."""
+
+
+class Refused(Exception):
+    """A quota or a policy refuses."""
 
 
 class MemoryCluster:
@@ -191,6 +206,10 @@ class MemoryCluster:
         match action:
             case Create():
                 self.create(copied(dict(action.desired)))
+            case DryRun():
+                assert action.desired["kind"] == "Pod"
+                if self.base.world.quota:
+                    raise Refused(self.base.world.quota)
             case Apply():
                 self.apply(action)
             case Delete():
@@ -200,7 +219,7 @@ class MemoryCluster:
         ref = Ref(desired["kind"], desired["metadata"]["name"])
         if ref in self.objects:
             self.foreign.add(ref)
-            raise Refusal(f"{ref} is there already")
+            raise Overtaken(f"{ref} is there already")
         live = with_defaults(copied(desired))
         live["metadata"] |= {
             "uid": f"uid-{self.number()}",
@@ -256,9 +275,9 @@ class MemoryCluster:
     def _checked(self, ref: Ref, uid: str, resource_version: str) -> Raw:
         live = self.objects.get(ref)
         if live is None or live["metadata"]["uid"] != uid:
-            raise Refusal(f"{ref} is another one")
+            raise Overtaken(f"{ref} is another one")
         if resource_version and live["metadata"]["resourceVersion"] != resource_version:
-            raise Refusal(f"{ref} has changed")
+            raise Overtaken(f"{ref} has changed")
         return live
 
     def _is_mounted(self, claim: str) -> bool:
@@ -273,7 +292,13 @@ class MemoryCluster:
 # -- a pass --------------------------------------------------------------------------------------------------------------
 
 
-def snapshot_of(state: State, confirmed: frozenset[Ref], asked: frozenset[str]) -> Snapshot:
+def snapshot_of(
+    state: State,
+    confirmed: frozenset[Ref],
+    asked: frozenset[str],
+    looked: frozenset[str],
+    refusal: Refusal | None = None,
+) -> Snapshot:
     """What a pass sees: what carries our labels, what was found to be foreign, what was read live."""
     seen = {
         ref: obj
@@ -285,7 +310,22 @@ def snapshot_of(state: State, confirmed: frozenset[Ref], asked: frozenset[str]) 
         objects=seen,
         confirmed_absent=frozenset(ref for ref in confirmed if ref not in state.objects),
         reports={member: report_of(state, member) for member in asked},
+        users={claim: users_of(state, claim) for claim in looked},
+        refusal=refusal,
         namespace_terminating=state.namespace_terminating,
+    )
+
+
+def users_of(state: State, claim: str) -> tuple[Raw, ...]:
+    """Every pod that names the claim."""
+    pods = [obj for ref, obj in sorted(state.objects.items()) if ref.kind == "Pod"]
+    if state.world.intruder is not None:
+        pods.append(dict(state.world.intruder))
+    return tuple(
+        pod
+        for pod in pods
+        for volume in pod["spec"].get("volumes", [])
+        if volume.get("persistentVolumeClaim", {}).get("claimName") == claim
     )
 
 
@@ -300,20 +340,33 @@ def report_of(state: State, member: str) -> KeeperReport:
         upstream_message="" if state.world.is_upstream_reachable else "connection refused",
         canary=state.world.canary,
         uncovered=state.world.uncovered,
+        needs_prepare=needs_prepare(state, pod),
     )
 
 
-def decide(state: State) -> Plan:
+def needs_prepare(state: State, pod: Mapping[str, Any]) -> bool:
+    was_again = constants.ANNOTATION_PREPARED_AGAIN in pod["metadata"]["annotations"]
+    return state.world.loses_state_again if was_again else state.world.loses_state
+
+
+def decide(state: State, refusal: Refusal | None = None) -> Plan:
     """As `reconcile` does: what the plan wants to know is looked up, and it is asked again."""
     assert state.cache is not None
     confirmed: frozenset[Ref] = frozenset()
     asked: frozenset[str] = frozenset()
+    looked: frozenset[str] = frozenset()
     for _ in range(3):
-        plan = planning.plan(state.cache, snapshot_of(state, confirmed, asked), state.settings)
-        if confirmed.issuperset(plan.confirm) and asked.issuperset(plan.wants_report):
+        snapshot = snapshot_of(state, confirmed, asked, looked, refusal)
+        plan = planning.plan(state.cache, snapshot, state.settings)
+        if (
+            confirmed.issuperset(plan.confirm)
+            and asked.issuperset(plan.wants_report)
+            and looked.issuperset(plan.wants_users)
+        ):
             return plan
         confirmed |= frozenset(plan.confirm)
         asked |= frozenset(plan.wants_report)
+        looked |= frozenset(plan.wants_users)
     raise AssertionError(f"still wants to know after three rounds: {plan}")
 
 
@@ -330,8 +383,14 @@ def passed(state: State, *, only: int | None = None) -> tuple[State, Plan]:
     try:
         for action in plan.actions[:only]:
             cluster.perform(action)
-    except Refusal:
+    except Overtaken:
         return cluster.state(), plan
+    except Refused as refused:
+        assert isinstance(action, DryRun)
+        name = action.desired["metadata"]["generateName"]
+        refusal = Refusal(ref=Ref("Pod", name), message=str(refused), is_dry_run=True)
+        plan = dataclasses.replace(decide(state, refusal), actions=(), requeue_after=5.0)
+        watch(state, plan)
     after = cluster.state()
     if (only is not None and only < len(plan.actions)) or plan.status is None:
         return after, plan
@@ -366,13 +425,13 @@ def watch(state: State, plan: Plan) -> None:
             watch_desired(state, action)
 
 
-def watch_desired(state: State, action: Create | Apply) -> None:
+def watch_desired(state: State, action: Create | Apply | DryRun) -> None:
     desired = action.desired
     text = json.dumps(desired)
     assert "somebody's-gitops" not in text and "tracking-id" not in text, (
         "copied the cache's own labels"
     )
-    if desired["kind"] != "StatefulSet" or isinstance(action, Create):
+    if desired["kind"] != "StatefulSet" or not isinstance(action, Apply):
         return
     now_on = desired["spec"]["template"]["metadata"]["annotations"][constants.ANNOTATION_GC_MODE]
     if state.mode == "Disabled" and now_on == "Enabled":
@@ -507,13 +566,15 @@ def _run_jobs(cluster: MemoryCluster) -> None:
                 "containerStatuses": [{"name": "migrate", "state": {"terminated": ended}}],
             }
             job["status"] = {
+                "startTime": conditions.format_time(now - timedelta(seconds=world.job_seconds)),
+                "completionTime": conditions.format_time(now),
                 "conditions": [
                     {
                         "type": "Failed" if failed else "Complete",
                         "status": "True",
                         "lastTransitionTime": conditions.format_time(now),
                     }
-                ]
+                ],
             }
 
 
@@ -578,6 +639,14 @@ def _status_of(cluster: MemoryCluster, pod: Raw) -> Raw:
     is_up = True
     for name in names:
         crashed = _crash(world, name, on)
+        if name == "prepare" and on and world.prepare_hangs:
+            since = pod["status"].get("startedAt") or conditions.format_time(cluster.base.now)
+            statuses[name]["state"] = {"running": {"startedAt": since}}
+            return {
+                "phase": "Pending",
+                "startedAt": since,
+                "initContainerStatuses": [statuses["prepare"]],
+            }
         if images[name] in world.bad_images:
             statuses[name]["state"] = {
                 "waiting": {"reason": "ImagePullBackOff", "message": "not found"}

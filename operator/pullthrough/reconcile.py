@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
@@ -23,9 +23,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from pullthrough.cluster import apply, client, events
 from pullthrough.cluster.client import KubeClient, Raw
 from pullthrough.models import constants
-from pullthrough.models.plan import Create, Event, Plan
+from pullthrough.models.plan import Delete, DryRun, Event, Plan
 from pullthrough.models.settings import Settings
-from pullthrough.models.snapshot import KeeperReport, Object, Ref, Snapshot
+from pullthrough.models.snapshot import KeeperReport, Object, Ref, Refusal, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,15 @@ class Reader(Protocol):
 
     async def read(self, pod: Object | None) -> KeeperReport:
         """The report of the keeper in that pod."""
+
+
+class RefusedAction(Exception):
+    """An action was refused by quota, policy or validation; `error` is the API server's."""
+
+    def __init__(self, refusal: Refusal, error: client.Refused) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.error = error
 
 
 PlanFunction = Callable[[Mapping[str, Any], Snapshot, Settings], Plan]
@@ -135,12 +144,12 @@ class Reconciler:
         except client.NamespaceTerminating:
             self._terminating[key.namespace] = self._monotonic() + TERMINATING_FOR
             return TERMINATING_FOR
-        except client.Refused as error:
+        except RefusedAction as refused:
             # Quota, policy, validation: only a person can help, so it is said where people look.
-            await self._write_status(key, decision)
-            refused = Event(type="Warning", reason="ActionRefused", message=error.message)
-            await self._post(key, decision, (refused,), memory)
-            raise
+            told = self._decide_again(decision, refused.refusal)
+            await self._write_status(key, told)
+            await self._post(key, told, told.plan.events, memory)
+            raise refused.error from None
         await self._write_status(key, decision)
         await self._post(key, decision, decision.plan.events, memory)
         return decision.plan.requeue_after
@@ -151,12 +160,14 @@ class Reconciler:
         snapshot = await self._see(key, memory)
         read: set[Ref] = set()
         asked: set[str] = set()
+        looked: set[str] = set()
         plan = self._plan(cache, snapshot, self._settings)
         rounds = 1
         while rounds < ROUNDS:
             unread = [ref for ref in plan.confirm if ref not in read]
             unasked = [member for member in plan.wants_report if member not in asked]
-            if not unread and not unasked:
+            unlooked = [claim for claim in plan.wants_users if claim not in looked]
+            if not unread and not unasked and not unlooked:
                 break
             for ref in unread:
                 live = await self._read(key, ref, memory)
@@ -167,14 +178,35 @@ class Reconciler:
             for member in unasked:
                 report = await self._reports.read(snapshot.get("Pod", f"{member}-0"))
                 snapshot = replace(snapshot, reports={**snapshot.reports, member: report})
+            if unlooked:
+                snapshot = replace(snapshot, users=await self._users(key, unlooked, snapshot))
             read.update(unread)
             asked.update(unasked)
+            looked.update(unlooked)
             plan = self._plan(cache, snapshot, self._settings)
             rounds += 1
-        is_confirmed = read.issuperset(plan.confirm) and asked.issuperset(plan.wants_report)
+        is_confirmed = (
+            read.issuperset(plan.confirm)
+            and asked.issuperset(plan.wants_report)
+            and looked.issuperset(plan.wants_users)
+        )
         return Decision(
             cache=cache, snapshot=snapshot, plan=plan, rounds=rounds, is_confirmed=is_confirmed
         )
+
+    def _decide_again(self, decision: Decision, refusal: Refusal) -> Decision:
+        """For the status alone: what it says when an action was refused."""
+        snapshot = replace(decision.snapshot, refusal=refusal)
+        plan = self._plan(decision.cache, snapshot, self._settings)
+        return replace(decision, snapshot=snapshot, plan=plan)
+
+    async def _users(
+        self, key: Key, claims: Sequence[str], snapshot: Snapshot
+    ) -> dict[str, tuple[Object, ...]]:
+        """Every pod of the namespace that names one of the claims; no watch shows other people's."""
+        found = await self._kube.list_all("Pod", namespace=key.namespace)
+        naming = {claim: tuple(pod for pod in found if _names(pod, claim)) for claim in claims}
+        return {**snapshot.users, **naming}
 
     async def _see(self, key: Key, memory: Memory) -> Snapshot:
         snapshot = Snapshot(
@@ -218,6 +250,13 @@ class Reconciler:
                     error.message,
                 )
                 raise
+            except client.NamespaceTerminating:
+                raise
+            except client.Refused as error:
+                is_dry_run = isinstance(action, DryRun)
+                raise RefusedAction(
+                    Refusal(ref=ref, message=error.message, is_dry_run=is_dry_run), error
+                ) from error
             log.info(
                 "performed cache=%s action=%s object=%s/%s reason=%r",
                 key,
@@ -228,7 +267,7 @@ class Reconciler:
             )
             if after is not None:
                 self._view.put(after)
-            elif not isinstance(action, Create):
+            elif isinstance(action, Delete):
                 self._view.drop(ref.kind, key.namespace, ref.name)
 
     async def _write_status(self, key: Key, decision: Decision) -> None:
@@ -311,6 +350,13 @@ def _with_object(snapshot: Snapshot, ref: Ref, live: Raw | None) -> Snapshot:
         return replace(snapshot, objects=objects, confirmed_absent=absent)
     absent = snapshot.confirmed_absent - {ref}
     return replace(snapshot, objects={**objects, ref: live}, confirmed_absent=absent)
+
+
+def _names(pod: Mapping[str, Any], claim: str) -> bool:
+    return any(
+        (volume.get("persistentVolumeClaim") or {}).get("claimName") == claim
+        for volume in pod["spec"].get("volumes") or ()
+    )
 
 
 def _is_labelled(obj: Mapping[str, Any], key: Key) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pullthrough.cluster.client import Conflict, KubeClient, NotFound, Raw, Refused
 from pullthrough.models import constants
-from pullthrough.models.plan import Action, Apply, Create, Delete
+from pullthrough.models.plan import Action, Apply, Create, Delete, DryRun
 from pullthrough.models.snapshot import Object, Ref
 
 FIELDS_V1: Final = "fieldsV1"
@@ -30,6 +30,8 @@ def ref_of(action: Action) -> Ref:
     match action:
         case Delete():
             return action.ref
+        case DryRun():
+            return Ref(action.desired["kind"], action.desired["metadata"]["generateName"])
         case Create() | Apply():
             return Ref(action.desired["kind"], action.desired["metadata"]["name"])
 
@@ -44,6 +46,9 @@ async def perform(
     match action:
         case Create():
             return await client.create(action.desired)
+        case DryRun():
+            await client.create(action.desired, dry_run=True)
+            return None
         case Apply():
             return await _apply(client, namespace, action, observed)
         case Delete():

@@ -12,13 +12,13 @@ What the process may do (watch is the informer's). The tests run the operator wi
 | pullthrough.dev | pullthroughcaches/status | patch | cluster |
 | core | services configmaps | get list watch create patch delete | cluster |
 | core | persistentvolumeclaims | get list watch create patch | cluster |
-| core | pods | get list watch | cluster |
+| core | pods | get list watch create | cluster |
 | core | events | create | cluster |
 | apps | statefulsets | get list watch create patch delete | cluster |
 | batch | jobs | get list watch create delete | cluster |
 | coordination.k8s.io | leases | get create update | own namespace |
 
-Server-side apply and JSON patches are `patch`. There is no verb on Secrets, namespaces, or definitions of resources.
+Server-side apply and JSON patches are `patch`. Pods are "created" as a dry run only: would a migration's be admitted? There is no verb on Secrets, namespaces, or definitions of resources.
 Where the admission plugin OwnerReferencesPermissionEnforcement is on (OpenShift), blockOwnerDeletion in an owner
 reference needs `update` on pullthroughcaches/finalizers as well.
 
@@ -222,8 +222,8 @@ class KubeClient:
         except NotFound:
             return None
 
-    async def list_all(self, kind: str, selector: str = "") -> list[Raw]:
-        """All objects of a kind in the cluster, page by page, with the kind that lists leave out."""
+    async def list_all(self, kind: str, selector: str = "", namespace: str = "") -> list[Raw]:
+        """All objects of a kind in the cluster, or in one namespace, page by page, with the kind that lists leave out."""
         resource = KINDS[kind]
         items: list[Raw] = []
         token = ""
@@ -231,20 +231,22 @@ class KubeClient:
             query = [("limit", str(PAGE))]
             query += [("labelSelector", selector)] if selector else []
             query += [("continue", token)] if token else []
-            page = await self.request("GET", resource.path(), query=query)
+            page = await self.request("GET", resource.path(namespace), query=query)
             about = {"apiVersion": resource.api_version, "kind": kind}
             items += [{**about, **item} for item in page.get("items") or ()]
             token = page.get("metadata", {}).get("continue") or ""
             if not token:
                 return items
 
-    async def create(self, desired: Mapping[str, Any]) -> Raw:
-        """POST; AlreadyExists where somebody was faster."""
+    async def create(self, desired: Mapping[str, Any], *, dry_run: bool = False) -> Raw:
+        """POST; AlreadyExists where somebody was faster. A dry run is admitted or refused, and nothing is made."""
+        query = [("fieldManager", constants.FIELD_MANAGER)]
+        query += [("dryRun", "All")] if dry_run else []
         return await self.request(
             "POST",
             _resource(desired).path(desired["metadata"]["namespace"]),
             body=dict(desired),
-            query=[("fieldManager", constants.FIELD_MANAGER)],
+            query=query,
         )
 
     async def apply(self, desired: Mapping[str, Any]) -> Raw:

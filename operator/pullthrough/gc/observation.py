@@ -26,7 +26,8 @@ class Pod(StrEnum):
     """Of an earlier template: the roll is under way."""
     STARTING = "Starting"
     FAILING = "Failing"
-    """prepare or the registry exited non-zero three times, or more, under this template."""
+    """prepare or the registry exited non-zero three times, or more, under this template; or prepare has been running ten
+    times as long as the migration Job did."""
     READY = "Ready"
 
 
@@ -56,6 +57,16 @@ class Reverts(StrEnum):
     EXHAUSTED = "Exhausted"
 
 
+class Repair(StrEnum):
+    """What the keeper says about the TTL state of a serving member."""
+
+    NONE = "None"
+    DUE = "Due"
+    """Lost or overwritten: only `prepare` can rebuild it."""
+    TOO_SOON = "TooSoon"
+    """The same, and less than an hour ago the member was restarted for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """One member at one moment. Every combination that `inconsistency` does not refuse can occur."""
@@ -71,6 +82,9 @@ class Observation:
     on_trial: bool = False
     """Rolled with a Job's state, and not seen ready since."""
     reverts: Reverts = Reverts.NONE
+    repair: Repair = Repair.NONE
+    storage_in_use: bool = False
+    """Somebody else's live pod can write to the claim."""
     exclusive_volume: bool = False
     """ReadWriteOncePod: no Job can run beside the registry."""
 
@@ -86,6 +100,12 @@ def inconsistency(seen: Observation) -> str | None:
         return "only a template with GC on names a migration"
     if seen.on_trial and seen.exclusive_volume:
         return "without a Job no template names a migration"
+    if seen.repair is not Repair.NONE and (
+        seen.member is not Member.ENABLED or seen.pod is not Pod.READY
+    ):
+        return "only the keeper beside a registry that serves with GC on asks for a repair"
+    if seen.exclusive_volume and seen.storage_in_use:
+        return "a volume that only one pod may use has no second user"
     if seen.exclusive_volume and seen.job is not Job.NONE:
         return "no Job is made for a volume that only one pod may use"
     if seen.job is Job.RUNNING and seen.pod is not Pod.READY:
@@ -101,6 +121,7 @@ def all_consistent() -> Iterator[Observation]:
         "pod": list(Pod),
         "job": list(Job),
         "reverts": list(Reverts),
+        "repair": list(Repair),
     }
     names = [f.name for f in fields(Observation)]
     domains = [kinds.get(name, [False, True]) for name in names]

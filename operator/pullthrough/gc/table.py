@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pullthrough.gc.observation import Job, Member, Observation, Pod, Reverts
+from pullthrough.gc.observation import Job, Member, Observation, Pod, Repair, Reverts
 from pullthrough.models.cache import GcMode
 
 
@@ -29,6 +29,8 @@ class Step(StrEnum):
     """Apply the template with GC on; `prepare` does it all."""
     CREATE_JOB = "CreateJob"
     DELETE_JOB = "DeleteJob"
+    PREPARE_AGAIN = "PrepareAgain"
+    """Restart the member, nothing else changed, for `prepare` to rebuild the TTL state."""
     REVERT = "Revert"
     """Apply the template with GC off again and count it."""
     VERIFY = "Verify"
@@ -39,13 +41,29 @@ class Step(StrEnum):
     WAIT_UPSTREAM = "WaitForUpstream"
     GIVE_UP = "GiveUp"
     """Three reverts in one generation: a person is asked."""
+    REPAIR_IN_VAIN = "RepairInVain"
+    """Restarted less than an hour ago, and the state is lost again: a person is asked, and an hour waited."""
+    STORAGE_IN_USE = "StorageInUse"
+    """A person is asked to end the other user."""
     REST = "Rest"
 
 
 IRREVERSIBLE = frozenset(
-    {Step.ROLL_ON, Step.ROLL_ON_ALONE, Step.ROLL_OFF, Step.ROLL_OTHER, Step.REVERT}
+    {
+        Step.ROLL_ON,
+        Step.ROLL_ON_ALONE,
+        Step.ROLL_OFF,
+        Step.ROLL_OTHER,
+        Step.PREPARE_AGAIN,
+        Step.REVERT,
+    }
 )
 """Steps that stop a serving registry."""
+
+COUNTS_ON_THE_STORAGE = frozenset(
+    {Step.CREATE, Step.CREATE_JOB, Step.ROLL_ON, Step.ROLL_ON_ALONE, Step.PREPARE_AGAIN}
+)
+"""Steps before which it is read live who else uses the claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +90,10 @@ def _switching_on(seen: Observation) -> bool:
     return _on(seen) and seen.member is Member.DISABLED
 
 
+def _needs_repair(seen: Observation) -> bool:
+    return _on(seen) and seen.repair is Repair.DUE
+
+
 TABLE: tuple[Row, ...] = (
     Row(
         name="job of a vanished member",
@@ -86,6 +108,13 @@ TABLE: tuple[Row, ...] = (
         matches=lambda o: o.member is Member.ABSENT and o.pod is not Pod.NONE,
         step=Step.WAIT_POD,
         why="one registry per storage: the old pod must be gone first",
+    ),
+    Row(
+        name="storage of a new member in use",
+        when="the StatefulSet is absent, and somebody else's live pod can write to the claim",
+        matches=lambda o: o.member is Member.ABSENT and o.storage_in_use,
+        step=Step.STORAGE_IN_USE,
+        why="two registries on one storage overwrite each other's TTL state",
     ),
     Row(
         name="create",
@@ -117,7 +146,7 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         name="take back",
-        when="on trial, and prepare or the registry exited non-zero three times",
+        when="on trial, and prepare or the registry exited non-zero three times, or prepare runs ten times as long as the Job",
         matches=lambda o: o.on_trial and o.pod is Pod.FAILING,
         step=Step.REVERT,
         why="the cache serves without GC rather than not at all",
@@ -144,6 +173,34 @@ TABLE: tuple[Row, ...] = (
         why="only a serving member migrates",
     ),
     Row(
+        name="state lost, in use",
+        when="the keeper finds the TTL state lost, and somebody else's live pod can write to the claim",
+        matches=lambda o: _needs_repair(o) and o.storage_in_use,
+        step=Step.STORAGE_IN_USE,
+        why="the other writer is the likely cause, and would overwrite the next state too",
+    ),
+    Row(
+        name="state lost again",
+        when="the keeper finds the TTL state lost, and the member was restarted for it within the hour",
+        matches=lambda o: _on(o) and o.repair is Repair.TOO_SOON,
+        step=Step.REPAIR_IN_VAIN,
+        why="whatever destroys it would do so again, and each restart interrupts pulls",
+    ),
+    Row(
+        name="state lost, upstream",
+        when="the keeper finds the TTL state lost, and did not reach the upstream lately",
+        matches=lambda o: _needs_repair(o) and not o.upstream_fresh,
+        step=Step.WAIT_UPSTREAM,
+        why="a registry's start needs its upstream",
+    ),
+    Row(
+        name="state lost",
+        when="the keeper finds the TTL state lost",
+        matches=_needs_repair,
+        step=Step.PREPARE_AGAIN,
+        why="the state can only be rebuilt while no registry runs: prepare does it",
+    ),
+    Row(
         name="settled",
         when="the template has the wanted mode",
         matches=lambda o: not _switching_on(o),
@@ -163,6 +220,13 @@ TABLE: tuple[Row, ...] = (
         matches=lambda o: o.reverts is Reverts.WAITING,
         step=Step.WAIT_RETRY,
         why="each attempt restarts the registry",
+    ),
+    Row(
+        name="storage in use",
+        when="somebody else's live pod can write to the claim",
+        matches=lambda o: o.storage_in_use,
+        step=Step.STORAGE_IN_USE,
+        why="two registries on one storage overwrite each other's TTL state",
     ),
     Row(
         name="exclusive volume",

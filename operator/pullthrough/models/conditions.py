@@ -62,13 +62,14 @@ REASONS: Final[Mapping[str, str]] = {
     "MigrationFailed": "Turning garbage collection on failed repeatedly and is not tried again until the spec changes.",
     "MigrationCompleted": "Garbage collection is on, and covers everything that was cached before.",
     "WaitingForUpstream": "The upstream must be reachable before the member may be rolled: its registry needs it to start.",
+    "StateLost": "The registry's TTL state was lost or overwritten; a restart of the member rebuilds it.",
     "CanaryPending": "A planted artifact is about to expire, which proves that garbage collection works.",
     "CanaryFailed": "A planted artifact did not expire: garbage collection does not work on this storage.",
     "Incomplete": "Some artifacts are not covered by a time to live yet; the keeper collects them later.",
     # Needs a person.
     "InvalidSpec": "The resource cannot be read; the message names the field and the remedy.",
     "NameConflict": "Somebody else's object has a name that the cache needs: rename one of the two.",
-    "StorageInUse": "Another cache or pod uses the claim.",
+    "StorageInUse": "Somebody else's pod can write to the claim: two writers lose each other's TTL state.",
     "StorageBelongsToOtherUpstream": "The storage holds images of another upstream: use another claim or cache name.",
     "StorageUnmarked": "The storage holds content of unknown origin: adopt it explicitly, or use an empty claim.",
     "StorageUnreadable": "A file on the storage cannot be read; the message names it.",
@@ -159,6 +160,11 @@ def check_legal(status: Mapping[str, Any], generation: int | None = None) -> lis
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as Kubernetes writes times."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time of the API server, or one that `format_time` wrote."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _is_written(condition: Condition) -> bool:

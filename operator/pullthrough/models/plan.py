@@ -43,7 +43,16 @@ class Delete:
     resource_version: str = ""
 
 
-Action = Create | Apply | Delete
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """POST a new object with ``dryRun=All``: quotas, policies and admission webhooks say whether they would admit it,
+    and nothing is made. A refusal ends the pass before the actions that come after it."""
+
+    desired: Object
+    reason: str
+
+
+Action = Create | Apply | Delete | DryRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +77,8 @@ class Plan:
     """Seconds; None: the next event or resync."""
     wants_report: tuple[str, ...] = ()
     """Member names whose keeper should be asked before the next decision; `reconcile` asks and plans once more."""
+    wants_users: tuple[str, ...] = ()
+    """Names of claims whose pods, anybody's, must be read live before `actions` may be performed."""
     confirm: tuple[Ref, ...] = ()
     """Refs that must be read live before `actions` may be performed; `reconcile` reads them and plans once more."""
     summary: str = ""

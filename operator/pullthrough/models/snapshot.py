@@ -42,6 +42,16 @@ class KeeperReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An action of this very pass that the API server refused: a quota, a policy, validation."""
+
+    ref: Ref
+    message: str
+    """The API server's own words."""
+    is_dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The world of one cache at one moment."""
 
@@ -53,6 +63,10 @@ class Snapshot:
     """Refs that a live read in this pass found absent."""
     reports: Mapping[str, KeeperReport] = field(default_factory=dict)
     """By member name; asked for only by `Plan.wants_report`."""
+    users: Mapping[str, tuple[Object, ...]] = field(default_factory=dict)
+    """By claim name: every pod, whoever's, that names the claim; asked for only by `Plan.wants_users`."""
+    refusal: Refusal | None = None
+    """Set when a pass was refused something and is decided again for its status alone."""
     namespace_terminating: bool = False
 
     def get(self, kind: str, name: str) -> Object | None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pullthrough import durations
 from pullthrough.gc.observation import Job
 from pullthrough.models import constants
+from pullthrough.models.conditions import parse_time
 from pullthrough.models.snapshot import Object
 
 FIRST_BACKOFF = timedelta(seconds=10)
@@ -41,6 +42,15 @@ def ended(job: Object) -> tuple[str, datetime] | None:
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return condition["type"], parse_time(condition["lastTransitionTime"])
     return None
+
+
+def seconds(job: Object) -> int:
+    """How long a Job that ended took, in whole seconds, at least one."""
+    status = job.get("status", {})
+    if not status.get("startTime") or not status.get("completionTime"):
+        return 1
+    took = parse_time(status["completionTime"]) - parse_time(status["startTime"])
+    return max(1, int(took.total_seconds()))
 
 
 def failure(job: Object | None) -> str:
@@ -78,8 +88,3 @@ def state(
         return Job.FAILED_DUE if now >= retry_at(job, when) else Job.FAILED_WAITING
     fresh_for = min(LONGEST_FRESHNESS, durations.parse_go(ttl))
     return Job.SUCCEEDED if now - when <= fresh_for else Job.STALE
-
-
-def parse_time(text: str) -> datetime:
-    """An RFC 3339 time of the API server."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

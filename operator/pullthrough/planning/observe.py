@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pullthrough import durations
-from pullthrough.gc.observation import Member, Observation, Pod, Reverts
+from pullthrough.gc.observation import Member, Observation, Pod, Repair, Reverts
 from pullthrough.models import constants
 from pullthrough.models.cache import AccessMode, GcMode, PullThroughCache
-from pullthrough.models.conditions import format_time
+from pullthrough.models.conditions import format_time, parse_time
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import KeeperReport, Object, Snapshot
 from pullthrough.planning import jobs, ownership, pods
@@ -22,6 +22,12 @@ from pullthrough.rendering.roll import Roll
 
 REVERTS_ALLOWED = 3
 FIRST_REVERT_BACKOFF = timedelta(seconds=30)
+REPAIR_INTERVAL = timedelta(hours=1)
+"""Between two restarts for a lost TTL state."""
+PREPARE_FACTOR = 10
+"""A prepare that runs this many times as long as the migration Job takes the switch back ..."""
+PREPARE_PATIENCE = timedelta(minutes=2)
+"""... but never before this: prepare gives a clock that is behind a minute of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,8 @@ class MemberFacts:
     roll_with_changes: Roll | None
     """The same with every change that is not a switch; None if there is none."""
     report: KeeperReport | None
+    users: tuple[str, ...]
+    """Names of other people's live pods that can write to the claim, as far as they were looked for."""
     observation: Observation
 
 
@@ -61,21 +69,25 @@ def member(
     report = snapshot.reports.get(name)
     if report is not None and (pod is None or report.pod_uid != pod["metadata"]["uid"]):
         report = None
+    users = ownership.other_users(cache, name, snapshot)
+    pod_state = _pod_state(live, pod, roll, snapshot.now)
     observation = Observation(
         wanted=cache.spec.gc.mode,
         member=_member_state(live),
         other_changes=changed is not None,
-        pod=_pod_state(live, pod),
+        pod=pod_state,
         job=jobs.state(
             newest,
             asked=asked,
             ttl=cache.ttl,
-            member_node=_node_of_ready(live, pod),
+            member_node=_node_of(pod) if pod_state is Pod.READY else None,
             now=snapshot.now,
         ),
         upstream_fresh=_is_fresh(report, snapshot.now, settings),
         on_trial=_is_on_trial(roll),
         reverts=_reverts(cache, roll, snapshot.now),
+        repair=_repair(roll, report, pod_state, snapshot.now),
+        storage_in_use=bool(users),
         exclusive_volume=cache.spec.storage.volume.access_mode is AccessMode.READ_WRITE_ONCE_POD,
     )
     return MemberFacts(
@@ -90,6 +102,7 @@ def member(
         roll=roll,
         roll_with_changes=changed,
         report=report,
+        users=users,
         observation=observation,
     )
 
@@ -121,7 +134,7 @@ def retry_after_revert(cache: PullThroughCache, roll: Roll) -> datetime | None:
     count = _revert_count(cache, roll)
     if count == 0 or roll.reverted is None:
         return None
-    when = jobs.parse_time(roll.reverted.split("/", 2)[2])
+    when = parse_time(roll.reverted.split("/", 2)[2])
     return when + FIRST_REVERT_BACKOFF * (1 << (count - 1))
 
 
@@ -143,6 +156,8 @@ def _roll(cache: PullThroughCache, live: Object | None, settings: Settings) -> R
         collected_by=own.get(constants.ANNOTATION_COLLECTED_BY),
         verified=own.get(constants.ANNOTATION_VERIFIED),
         reverted=own.get(constants.ANNOTATION_REVERTED),
+        migration_seconds=own.get(constants.ANNOTATION_MIGRATION_SECONDS),
+        prepared_again=template.get(constants.ANNOTATION_PREPARED_AGAIN),
     )
 
 
@@ -195,14 +210,34 @@ def _is_current(live: Object | None, pod: Object) -> bool:
     return any(owner.get("uid") == live["metadata"]["uid"] for owner in owners)
 
 
-def _pod_state(live: Object | None, pod: Object | None) -> Pod:
+def _pod_state(live: Object | None, pod: Object | None, roll: Roll, now: datetime) -> Pod:
     if pod is None or (live is None and _is_adoptable(pod)):
         return Pod.NONE
     if not _is_current(live, pod):
         return Pod.OUTDATED
     if pods.is_ready(pod):
         return Pod.READY
-    return Pod.FAILING if pods.has_failed(pod) else Pod.STARTING
+    is_failing = pods.has_failed(pod) or _prepare_hangs(pod, roll, now)
+    return Pod.FAILING if is_failing else Pod.STARTING
+
+
+def _prepare_hangs(pod: Object, roll: Roll, now: datetime) -> bool:
+    """The Job read the same storage in a tenth of the time, beside the registry even."""
+    since = pods.running_since(pod, constants.CONTAINER_PREPARE)
+    if since is None or roll.migration_seconds is None:
+        return False
+    job_took = timedelta(seconds=int(roll.migration_seconds))
+    return now - since > max(PREPARE_FACTOR * job_took, PREPARE_PATIENCE)
+
+
+def _repair(roll: Roll, report: KeeperReport | None, pod: Pod, now: datetime) -> Repair:
+    is_asked = report is not None and report.needs_prepare
+    if not is_asked or pod is not Pod.READY or roll.mode is not GcMode.ENABLED:
+        return Repair.NONE
+    if roll.prepared_again is None:
+        return Repair.DUE
+    last = parse_time(roll.prepared_again)
+    return Repair.DUE if now - last >= REPAIR_INTERVAL else Repair.TOO_SOON
 
 
 def _is_adoptable(pod: Object) -> bool:
@@ -211,10 +246,8 @@ def _is_adoptable(pod: Object) -> bool:
     return not owners and not pod["metadata"].get("deletionTimestamp")
 
 
-def _node_of_ready(live: Object | None, pod: Object | None) -> str | None:
-    if pod is None or _pod_state(live, pod) is not Pod.READY:
-        return None
-    return str(pod["spec"].get("nodeName", ""))
+def _node_of(pod: Object | None) -> str:
+    return str(pod["spec"].get("nodeName", "")) if pod is not None else ""
 
 
 def _newest_job(cache: PullThroughCache, snapshot: Snapshot, ordinal: int) -> Object | None:

@@ -40,6 +40,47 @@ def obstacle(cache: PullThroughCache, snapshot: Snapshot, wanted: list[Ref]) -> 
     return None
 
 
+def other_users(cache: PullThroughCache, claim: str, snapshot: Snapshot) -> tuple[str, ...]:
+    """Names of live pods that can write to the claim and are not this cache's; empty where nobody looked."""
+    return tuple(
+        pod["metadata"]["name"]
+        for pod in snapshot.users.get(claim, ())
+        if not _is_our_pod(cache, pod, snapshot) and _may_write(pod, claim)
+    )
+
+
+def _is_our_pod(cache: PullThroughCache, pod: Object, snapshot: Snapshot) -> bool:
+    """By its labels, or by a controller that is ours: labels can be stripped."""
+    labels = pod["metadata"].get("labels") or {}
+    is_labelled = labels.get(constants.LABEL_MANAGED_BY) == constants.FIELD_MANAGER
+    if is_labelled and labels.get(constants.LABEL_CACHE) == cache.name:
+        return True
+    controller = _controller_uid(pod)
+    owners = (*snapshot.of_kind("StatefulSet"), *snapshot.of_kind("Job"))
+    return controller is not None and any(
+        owner["metadata"]["uid"] == controller and is_controlled(cache, owner) for owner in owners
+    )
+
+
+def _may_write(pod: Object, claim: str) -> bool:
+    """Not of a pod that ended, and not of one that only reads: a person may look at a volume."""
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return False
+    spec = pod["spec"]
+    volumes = {
+        volume["name"]
+        for volume in spec.get("volumes") or []
+        if (volume.get("persistentVolumeClaim") or {}).get("claimName") == claim
+        and not volume["persistentVolumeClaim"].get("readOnly")
+    }
+    containers = (*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))
+    return any(
+        mount["name"] in volumes and not mount.get("readOnly")
+        for container in containers
+        for mount in container.get("volumeMounts") or ()
+    )
+
+
 def is_controlled(cache: PullThroughCache, live: Object) -> bool:
     """Does the object name this very cache as its controller?"""
     return _controller_uid(live) == cache.uid

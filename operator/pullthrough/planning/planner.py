@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,7 +54,9 @@ def _plan(
             summary=f"{found.reason}: {found.message}",
         )
     row = table.matching_row(facts.observation)
-    said = status.of_member(cache_raw, cache, facts, row.step, snapshot.now)
+    said = status.of_member(
+        cache_raw, cache, facts, row.step, snapshot.now, refusal=snapshot.refusal
+    )
     wants_report = _wants_report(facts, snapshot)
     if cache.spec.suspend:
         return Plan(status=said, wants_report=wants_report, summary="suspended")
@@ -65,6 +68,7 @@ def _plan(
         status=said,
         requeue_after=_requeue(facts, outcome),
         wants_report=wants_report,
+        wants_users=_wants_users(facts, snapshot, row.step),
         summary=f"{row.step.value} ({row.name})",
     )
 
@@ -201,6 +205,12 @@ def _wants_report(facts: MemberFacts, snapshot: Snapshot) -> tuple[str, ...]:
     return (facts.name,) if on else ()
 
 
+def _wants_users(facts: MemberFacts, snapshot: Snapshot, step: table.Step) -> tuple[str, ...]:
+    """No watch shows other people's pods, so they are looked for where it counts."""
+    is_known = facts.name in snapshot.users
+    return () if is_known or step not in table.COUNTS_ON_THE_STORAGE else (facts.name,)
+
+
 def _requeue(facts: MemberFacts, outcome: steps.Outcome) -> float | None:
     times = [outcome.requeue_after]
     if facts.report is not None and facts.roll.mode is GcMode.ENABLED:
@@ -216,12 +226,4 @@ def _with_events(decided: Plan, cache_raw: Object) -> Plan:
         return decided
     old = cache_raw.get("status", {}).get("conditions") or []
     posted = status.events(old, decided.status["conditions"])
-    return Plan(
-        actions=decided.actions,
-        status=decided.status,
-        events=posted,
-        requeue_after=decided.requeue_after,
-        wants_report=decided.wants_report,
-        confirm=decided.confirm,
-        summary=decided.summary,
-    )
+    return dataclasses.replace(decided, events=posted)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pullthrough.models import constants
+from pullthrough.models.conditions import parse_time
 from pullthrough.models.snapshot import Object
 
 FAILURES_BEFORE_REVERT = 3
@@ -52,6 +54,15 @@ def has_failed(pod: Object) -> bool:
         for status in _statuses(pod)
         if status["name"] in (constants.CONTAINER_PREPARE, constants.CONTAINER_REGISTRY)
     )
+
+
+def running_since(pod: Object, container: str) -> datetime | None:
+    """Since when the container has been running; None if it does not run."""
+    for status in _statuses(pod):
+        started = (status.get("state", {}).get("running") or {}).get("startedAt")
+        if status["name"] == container and started:
+            return parse_time(started)
+    return None
 
 
 def problem(pod: Object) -> Problem | None:

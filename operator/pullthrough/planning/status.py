@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from pullthrough.gc.observation import Job, Pod
+from pullthrough.gc.observation import Job, Pod, Repair
 from pullthrough.gc.table import Step
 from pullthrough.models import conditions, constants, quantities
 from pullthrough.models.cache import GcMode, PullThroughCache
 from pullthrough.models.conditions import Condition
 from pullthrough.models.plan import Event
-from pullthrough.models.snapshot import Object
+from pullthrough.models.snapshot import Object, Refusal
 from pullthrough.planning import jobs, pods
 from pullthrough.planning.observe import MemberFacts
 from pullthrough.planning.ownership import Obstacle
@@ -54,12 +54,14 @@ def of_member(
     facts: MemberFacts,
     step: Step,
     now: datetime,
+    *,
+    refusal: Refusal | None = None,
 ) -> dict[str, Any]:
-    """The whole status of a cache of one member whose next step is `step`."""
+    """The whole status of a cache of one member whose next step is `step`, or was and was refused."""
     found = [
         _available(facts),
-        _migrating(cache, facts, step),
-        *(_ready_while_suspended if cache.spec.suspend else _ready)(cache, facts, step),
+        _migrating(cache, facts, step) if refusal is None else _migrating_refused(refusal),
+        *_ready_conditions(cache, facts, step, refusal),
     ]
     status = _status(cache_raw, cache.generation, found, now)
     status["endpoint"] = names.endpoint(cache.name, cache.namespace, constants.REGISTRY_PORT)
@@ -89,6 +91,8 @@ def events(old: Sequence[Any], new: Sequence[Any]) -> tuple[Event, ...]:
 
 _BAD_REASONS = frozenset(
     {
+        "RequestRefused",
+        "StateLost",
         "ImagePullFailed",
         "MemberCrashing",
         "MemberUnschedulable",
@@ -135,7 +139,7 @@ def _migrating(cache: PullThroughCache, facts: MemberFacts, step: Step) -> Condi
         return _c(conditions.MIGRATING, conditions.TRUE, "MigrationRolling")
     if on and seen.member.value == GcMode.DISABLED.value:
         reason, message = _why_not_on_yet(facts, step)
-        if step is Step.GIVE_UP:
+        if step in (Step.GIVE_UP, Step.STORAGE_IN_USE):
             return _c(conditions.MIGRATING, conditions.FALSE, reason, message)
         return _c(conditions.MIGRATING, conditions.TRUE, reason, message)
     if on:
@@ -145,12 +149,43 @@ def _migrating(cache: PullThroughCache, facts: MemberFacts, step: Step) -> Condi
     return _c(conditions.MIGRATING, conditions.FALSE, "GarbageCollectionDisabled")
 
 
+def _migrating_refused(refusal: Refusal) -> Condition:
+    """What is refused is tried again and again; the cache serves on meanwhile."""
+    state = conditions.TRUE if refusal.is_dry_run else conditions.FALSE
+    reason = "MigrationRetrying" if refusal.is_dry_run else "RequestRefused"
+    return _c(conditions.MIGRATING, state, reason, _refused_message(refusal))
+
+
+def _refused_message(refusal: Refusal) -> str:
+    what = f"{refusal.ref.kind} {refusal.ref.name}"
+    if refusal.is_dry_run:
+        return (
+            f"the migration Job's pod would be refused: {refusal.message}. Nothing was changed; the cache serves on "
+            "without garbage collection, and this is tried again"
+        )
+    return f"the API server refuses {what}: {refusal.message}. It is tried again"
+
+
+def _ready_conditions(
+    cache: PullThroughCache, facts: MemberFacts, step: Step, refusal: Refusal | None
+) -> list[Condition]:
+    if refusal is None:
+        decide = _ready_while_suspended if cache.spec.suspend else _ready
+        return decide(cache, facts, step)
+    message = _refused_message(refusal)
+    if refusal.is_dry_run:
+        return [_c(conditions.READY, conditions.FALSE, "MigrationRetrying", message)]
+    return _on_its_way("RequestRefused", message)
+
+
 def _why_not_on_yet(facts: MemberFacts, step: Step) -> tuple[str, str]:
     seen = facts.observation
     if step is Step.GIVE_UP:
         return "MigrationFailed", _last_problem(
             facts, "the registry did not come up with garbage collection on, three times"
         )
+    if step is Step.STORAGE_IN_USE:
+        return "StorageInUse", _in_use_message(facts)
     if step is Step.WAIT_UPSTREAM:
         return "WaitingForUpstream", _upstream_message(facts)
     if seen.job in (Job.FAILED_WAITING, Job.FAILED_DUE):
@@ -187,6 +222,26 @@ def _upstream_message(facts: MemberFacts) -> str:
     return f"the registry needs its upstream to start, and it is not reachable: {report.upstream_message}"
 
 
+def _in_use_message(facts: MemberFacts) -> str:
+    users = ", ".join(facts.users)
+    return (
+        f"claim {facts.name} can be written by somebody else's pod: {users}. Two writers lose each other's TTL state: end "
+        "that pod, or let it mount the claim read-only"
+    )
+
+
+def _state_lost_message(facts: MemberFacts, step: Step) -> str:
+    lost = f"the keeper of {facts.name} finds that the TTL state was lost or overwritten"
+    if step is Step.REPAIR_IN_VAIN:
+        return (
+            f"{lost}, again, less than an hour after the member was restarted for it: see who else writes to claim "
+            f"{facts.name}. The cache serves on; the next restart comes an hour after the last"
+        )
+    if step is Step.WAIT_UPSTREAM:
+        return f"{lost}. The restart that rebuilds it waits: {_upstream_message(facts)}"
+    return f"{lost}; the member restarts to rebuild it"
+
+
 def _ready_while_suspended(
     cache: PullThroughCache, facts: MemberFacts, step: Step
 ) -> list[Condition]:
@@ -204,6 +259,20 @@ def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Cond
         return [
             _c(conditions.READY, conditions.FALSE, reason, message),
             _c(conditions.STALLED, conditions.TRUE, reason, message),
+        ]
+    if step is Step.STORAGE_IN_USE:
+        message = _in_use_message(facts)
+        return [
+            _c(conditions.READY, conditions.FALSE, "StorageInUse", message),
+            _c(conditions.STALLED, conditions.TRUE, "StorageInUse", message),
+        ]
+    if seen.repair is not Repair.NONE:
+        message = _state_lost_message(facts, step)
+        if step is not Step.REPAIR_IN_VAIN:
+            return _on_its_way("StateLost", message)
+        return [
+            _c(conditions.READY, conditions.FALSE, "StateLost", message),
+            _c(conditions.STALLED, conditions.TRUE, "StateLost", message),
         ]
     if seen.pod is not Pod.READY:
         return _not_ready(cache, facts)

@@ -11,7 +11,7 @@ from pullthrough import durations
 from pullthrough.gc.table import Step
 from pullthrough.models.cache import GcMode, PullThroughCache
 from pullthrough.models.conditions import format_time
-from pullthrough.models.plan import Action, Apply, Create, Delete
+from pullthrough.models.plan import Action, Apply, Create, Delete, DryRun
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import Object, Ref
 from pullthrough.planning import differences, jobs, observe
@@ -52,6 +52,11 @@ def outcome(  # noqa: PLR0912 -- one case a step, nothing else
             return Outcome(roll=roll)
         case Step.GIVE_UP:
             return Outcome(roll=roll)
+        case Step.PREPARE_AGAIN:
+            again = observe.replaced(roll, prepared_again=format_time(now))
+            return Outcome(roll=again, rolls=True)
+        case Step.STORAGE_IN_USE | Step.REPAIR_IN_VAIN:
+            return Outcome(roll=roll, requeue_after=LOOK_AGAIN)
         case Step.VERIFY:
             # Changes that wait go along: they would roll the member next anyway.
             changed = facts.roll_with_changes
@@ -127,6 +132,8 @@ def _off(roll: Roll, settings: Settings) -> Roll:
         migration=None,
         collected_by=None,
         verified=None,
+        migration_seconds=None,
+        prepared_again=None,
         keeper_image=settings.image,
     )
 
@@ -145,6 +152,7 @@ def _on(
         migration=migration,
         collected_by=observe.collected_by(facts, cache.ttl, now),
         verified=None,
+        migration_seconds=str(jobs.seconds(facts.job)) if facts.job is not None else None,
         keeper_image=settings.image,
     )
 
@@ -168,7 +176,9 @@ def _next_job(
         image=settings.image,
         settings=settings,
     )
-    return (Create(desired=desired, reason=f"attempt {attempt}"), *deletions)
+    # A quota or a policy refuses the Job's pod, not the Job, which would then stand there until its deadline.
+    tried = DryRun(desired=job_rendering.pod_of(desired), reason="would the Job's pod be admitted?")
+    return (tried, Create(desired=desired, reason=f"attempt {attempt}"), *deletions)
 
 
 def _without_job(facts: MemberFacts, reason: str) -> tuple[Action, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pullthrough import durations
@@ -73,6 +74,21 @@ def migration_job(
                 "spec": _pod_spec(cache, member, node, image, settings),
             },
         },
+    }
+
+
+def pod_of(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The pod that the Job controller would make, to be tried with a dry run: a quota or a policy refuses pods, not Jobs."""
+    metadata, template = job["metadata"], job["spec"]["template"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            **template["metadata"],
+            "generateName": f"{metadata['name']}-",
+            "namespace": metadata["namespace"],
+        },
+        "spec": template["spec"],
     }
 
 

@@ -21,5 +21,9 @@ class Roll:
     """RFC 3339; by then all that was cached before the switch is gone."""
     verified: str | None = None
     """uid of the migration under which the pod was seen ready."""
+    migration_seconds: str | None = None
+    """How long the migration Job took, in whole seconds."""
+    prepared_again: str | None = None
+    """RFC 3339 time of the last restart that the keeper asked for."""
     reverted: str | None = None
     """``<cache generation>/<count>/<RFC 3339>`` of switches taken back."""

@@ -33,6 +33,7 @@ def stateful_set(
         for key, value in (
             (constants.ANNOTATION_COLLECTED_BY, roll.collected_by),
             (constants.ANNOTATION_VERIFIED, roll.verified),
+            (constants.ANNOTATION_MIGRATION_SECONDS, roll.migration_seconds),
             (constants.ANNOTATION_REVERTED, roll.reverted),
         )
         if value is not None
@@ -82,6 +83,8 @@ def _template(
     }
     if roll.migration is not None:
         annotations[constants.ANNOTATION_MIGRATION] = roll.migration
+    if roll.prepared_again is not None:
+        annotations[constants.ANNOTATION_PREPARED_AGAIN] = roll.prepared_again
     return {
         "metadata": {
             "labels": {**extra.labels, **labels.of(cache, constants.COMPONENT_REGISTRY, member)},

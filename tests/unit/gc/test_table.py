@@ -1,7 +1,8 @@
 """The table over every observation that can occur.
 
 What contributes to a decision: the wanted mode, the mode in the StatefulSet's template, other changes, the member's pod,
-the newest Job, the keeper's probe, a roll on trial, reverts in this generation, and whether the volume admits one pod.
+the newest Job, the keeper's probe, a roll on trial, reverts in this generation, a lost TTL state, other users of the storage, and whether the volume admits
+one pod.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pullthrough.gc.observation import (
     Member,
     Observation,
     Pod,
+    Repair,
     Reverts,
     all_consistent,
     inconsistency,
@@ -97,6 +99,46 @@ def but(**changes: object) -> Observation:
             but(exclusive_volume=True), Step.ROLL_ON_ALONE, id="no Job on an exclusive volume"
         ),
         pytest.param(but(member=Member.ENABLED), Step.REST, id="settled"),
+        pytest.param(
+            but(member=Member.ENABLED, repair=Repair.DUE),
+            Step.PREPARE_AGAIN,
+            id="the state is lost: prepare again",
+        ),
+        pytest.param(
+            but(member=Member.ENABLED, repair=Repair.DUE, upstream_fresh=False),
+            Step.WAIT_UPSTREAM,
+            id="not into an outage of the upstream",
+        ),
+        pytest.param(
+            but(member=Member.ENABLED, repair=Repair.TOO_SOON),
+            Step.REPAIR_IN_VAIN,
+            id="at most hourly",
+        ),
+        pytest.param(
+            but(member=Member.ENABLED, repair=Repair.DUE, storage_in_use=True),
+            Step.STORAGE_IN_USE,
+            id="a second writer must go first",
+        ),
+        pytest.param(
+            but(wanted=GcMode.DISABLED, member=Member.ENABLED, repair=Repair.DUE),
+            Step.ROLL_OFF,
+            id="off needs no state",
+        ),
+        pytest.param(
+            but(member=Member.ABSENT, pod=Pod.NONE, storage_in_use=True),
+            Step.STORAGE_IN_USE,
+            id="no second registry on a storage",
+        ),
+        pytest.param(
+            but(job=Job.SUCCEEDED, storage_in_use=True),
+            Step.STORAGE_IN_USE,
+            id="no roll with a second writer",
+        ),
+        pytest.param(
+            but(member=Member.ENABLED, storage_in_use=True),
+            Step.REST,
+            id="what serves goes on serving",
+        ),
     ],
 )
 def test_a_situation_has_its_step(seen: Observation, step: Step) -> None:
@@ -129,6 +171,19 @@ def test_m3_nothing_that_serves_is_stopped_for_gc_before_the_gate_is_passed() ->
             assert not seen.other_changes, seen
 
 
+def test_nothing_starts_to_count_on_a_storage_that_somebody_else_writes() -> None:
+    for seen in EVERYTHING:
+        if seen.storage_in_use:
+            assert table.next_step(seen) not in table.COUNTS_ON_THE_STORAGE, seen
+
+
+def test_a_lost_state_restarts_only_a_serving_member_with_gc_on_and_its_upstream_there() -> None:
+    for seen in EVERYTHING:
+        if table.next_step(seen) is Step.PREPARE_AGAIN:
+            assert seen.repair is Repair.DUE and seen.wanted is GcMode.ENABLED, seen
+            assert seen.pod is Pod.READY and seen.upstream_fresh, seen
+
+
 def test_only_a_trial_is_ever_taken_back() -> None:
     for seen in EVERYTHING:
         if table.next_step(seen) is Step.REVERT:
@@ -159,11 +214,18 @@ def perform(seen: Observation, step: Step) -> Observation | None:
             return change(seen, member=Member(seen.wanted.value), pod=Pod.STARTING)
         case Step.ROLL_OFF:
             return change(
-                seen, member=Member.DISABLED, pod=Pod.STARTING, on_trial=False, other_changes=False
+                seen,
+                member=Member.DISABLED,
+                pod=Pod.STARTING,
+                on_trial=False,
+                other_changes=False,
+                repair=Repair.NONE,
             )
         case Step.ROLL_OTHER:
             obstructed = Job.OBSTRUCTING if seen.job is Job.RUNNING else seen.job
-            return change(seen, other_changes=False, pod=Pod.STARTING, job=obstructed)
+            return change(
+                seen, other_changes=False, pod=Pod.STARTING, job=obstructed, repair=Repair.NONE
+            )
         case Step.ROLL_ON:
             return change(seen, member=Member.ENABLED, pod=Pod.STARTING, on_trial=True)
         case Step.ROLL_ON_ALONE:
@@ -181,6 +243,12 @@ def perform(seen: Observation, step: Step) -> Observation | None:
                 other_changes=False,
                 reverts=Reverts.WAITING,
             )
+        case Step.PREPARE_AGAIN:
+            return change(seen, repair=Repair.NONE, pod=Pod.STARTING)
+        case Step.STORAGE_IN_USE:
+            return change(seen, storage_in_use=False)
+        case Step.REPAIR_IN_VAIN:
+            return change(seen, repair=Repair.DUE)
         case Step.VERIFY:
             return change(seen, on_trial=False)
         case Step.WAIT_POD:
