@@ -31,7 +31,7 @@ check: .venv/ready ## format, lint, types, import contracts
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
-	@.venv/bin/mypy --explicit-package-bases e2e tests/images.py
+	@.venv/bin/mypy --explicit-package-bases e2e tests/images.py tests/scenario.py tests/builders.py
 	@.venv/bin/lint-imports
 
 fmt: .venv/ready

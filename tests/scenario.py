@@ -55,6 +55,10 @@ class World:
     """Termination message of a Job that fails."""
     is_upstream_reachable: bool = True
     canary: str = "Passed"
+    keeper_error: str = ""
+    """If set: the keeper does not answer, with these words."""
+    problem: str = ""
+    """What the last start could not do."""
     uncovered: int = 0
     is_scheduler_able: bool = True
     intruder: Mapping[str, Any] | None = None
@@ -66,6 +70,8 @@ class World:
     """prepare never ends while GC is on."""
     quota: str = ""
     """If set: pods of Jobs are refused with these words."""
+    no_growth: str = ""
+    """If set: a claim that would grow is refused with these words."""
     keeps_terminating: bool = False
     """Pods that are deleted stay, terminating."""
 
@@ -100,10 +106,11 @@ class State:
     @property
     def status(self) -> Mapping[str, Any]:
         assert self.cache is not None
-        return self.cache.get("status", {})
+        status: Mapping[str, Any] = self.cache.get("status", {})
+        return status
 
     def condition(self, kind: str) -> Mapping[str, Any]:
-        found = {c["type"]: c for c in self.status.get("conditions", [])}
+        found: dict[str, Raw] = {c["type"]: c for c in self.status.get("conditions", [])}
         return found.get(kind, {"status": "", "reason": "", "message": ""})
 
     def says(self, kind: str) -> str:
@@ -124,7 +131,8 @@ class State:
 
     @property
     def template_annotations(self) -> Mapping[str, str]:
-        return self.stateful_set["spec"]["template"]["metadata"]["annotations"]
+        found: Mapping[str, str] = self.stateful_set["spec"]["template"]["metadata"]["annotations"]
+        return found
 
     @property
     def pod(self) -> Raw | None:
@@ -181,8 +189,8 @@ class MemoryCluster:
 
     def __init__(self, state: State) -> None:
         self.base = state
-        self.objects = {ref: copied(obj) for ref, obj in state.objects.items()}
-        self.applied = {ref: copied(obj) for ref, obj in state.applied.items()}
+        self.objects: dict[Ref, Raw] = {ref: copied(obj) for ref, obj in state.objects.items()}
+        self.applied: dict[Ref, Raw] = {ref: copied(obj) for ref, obj in state.applied.items()}
         self.foreign = set(state.foreign)
         self.counter = state.counter
         self.writes = state.writes
@@ -237,6 +245,10 @@ class MemoryCluster:
         assert is_ours(live, self.base), f"applied to somebody else's {ref}"
         after = with_defaults(apply_fields(live, self.applied.get(ref, {}), desired))
         refuse_immutable(live, after)
+        if ref.kind == "PersistentVolumeClaim" and self.base.world.no_growth:
+            path = ("spec", "resources", "requests", "storage")
+            if _at(live, path) != _at(after, path):
+                raise Refused(self.base.world.no_growth)
         self.applied[ref] = desired
         if after == live:
             return
@@ -333,10 +345,13 @@ def report_of(state: State, member: str) -> KeeperReport:
     pod = state.get("Pod", f"{member}-0")
     if pod is None or not is_ready(pod):
         return KeeperReport(pod_uid="", error="the member has no pod")
+    if state.world.keeper_error:
+        return KeeperReport(pod_uid=pod["metadata"]["uid"], error=state.world.keeper_error)
     return KeeperReport(
         pod_uid=pod["metadata"]["uid"],
+        problem=state.world.problem,
         upstream_reachable=state.world.is_upstream_reachable,
-        upstream_checked=state.now - timedelta(seconds=5),
+        upstream_age=timedelta(seconds=5),
         upstream_message="" if state.world.is_upstream_reachable else "connection refused",
         canary=state.world.canary,
         uncovered=state.world.uncovered,
@@ -355,6 +370,7 @@ def decide(state: State, refusal: Refusal | None = None) -> Plan:
     confirmed: frozenset[Ref] = frozenset()
     asked: frozenset[str] = frozenset()
     looked: frozenset[str] = frozenset()
+    plan = Plan()
     for _ in range(3):
         snapshot = snapshot_of(state, confirmed, asked, looked, refusal)
         plan = planning.plan(state.cache, snapshot, state.settings)
@@ -380,17 +396,16 @@ def passed(state: State, *, only: int | None = None) -> tuple[State, Plan]:
     plan = decide(state)
     watch(state, plan)
     cluster = MemoryCluster(state)
-    try:
-        for action in plan.actions[:only]:
+    for action in plan.actions[:only]:
+        try:
             cluster.perform(action)
-    except Overtaken:
-        return cluster.state(), plan
-    except Refused as refused:
-        assert isinstance(action, DryRun)
-        name = action.desired["metadata"]["generateName"]
-        refusal = Refusal(ref=Ref("Pod", name), message=str(refused), is_dry_run=True)
-        plan = dataclasses.replace(decide(state, refusal), actions=(), requeue_after=5.0)
-        watch(state, plan)
+        except Overtaken:
+            return cluster.state(), plan
+        except Refused as refused:
+            refusal = refusal_of(action, str(refused))
+            plan = dataclasses.replace(decide(state, refusal), actions=(), requeue_after=5.0)
+            watch(state, plan)
+            break
     after = cluster.state()
     if (only is not None and only < len(plan.actions)) or plan.status is None:
         return after, plan
@@ -399,6 +414,13 @@ def passed(state: State, *, only: int | None = None) -> tuple[State, Plan]:
         cache["status"] = copied(dict(plan.status))
         after = dataclasses.replace(after, writes=after.writes + 1)
     return dataclasses.replace(after, cache=cache, events=state.events + plan.events), plan
+
+
+def refusal_of(action: Action, message: str) -> Refusal:
+    assert not isinstance(action, Delete)
+    metadata = action.desired["metadata"]
+    ref = Ref(action.desired["kind"], metadata.get("name") or metadata["generateName"])
+    return Refusal(ref=ref, message=message, is_dry_run=isinstance(action, DryRun))
 
 
 def watch(state: State, plan: Plan) -> None:
@@ -462,7 +484,7 @@ def watch_gate(state: State, desired: Mapping[str, Any], action: Apply) -> None:
 
 def settle(state: State, *, passes: int = 400) -> State:
     """Passes and controllers in turns, until neither changes anything any more however long one waits."""
-    quiet = 0
+    quiet, plan = 0, Plan()
     for _ in range(passes):
         after, plan = passed(state)
         after = tick(after)
@@ -718,7 +740,7 @@ def is_ours(obj: Mapping[str, Any], state: State) -> bool:
     if obj["kind"] == "PersistentVolumeClaim":
         return is_labelled(obj)
     assert state.cache is not None
-    return controller_of(obj) == state.cache["metadata"]["uid"]
+    return controller_of(obj) == str(state.cache["metadata"]["uid"])
 
 
 def apply_fields(live: Any, before: Any, desired: Any) -> Any:
@@ -814,6 +836,9 @@ _VOLATILE = {
     "collectedBy",
     constants.ANNOTATION_APPLIED,
     constants.ANNOTATION_TEMPLATE,
+    constants.ANNOTATION_ASKED,
+    constants.ANNOTATION_PROVEN,
+    constants.ANNOTATION_MIGRATION_SECONDS,
     constants.ANNOTATION_COLLECTED_BY,
 }
 

@@ -14,7 +14,7 @@ import pytest
 from pullthrough.cluster.client import AlreadyExists, Conflict, KubeClient, Raw, Refused
 from pullthrough.handlers.cache import InformerCache
 from pullthrough.models import constants
-from pullthrough.models.plan import Apply, Create, Event, Plan
+from pullthrough.models.plan import Apply, Create, DryRun, Event, Plan
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import KeeperReport, Ref, Snapshot
 from pullthrough.reconcile import Key, Reconciler
@@ -264,22 +264,106 @@ def test_an_action_on_something_that_was_replaced_fails_and_the_view_is_renewed(
     on_stage(api_server, work)
 
 
-def test_a_refused_action_is_told_in_an_event_and_the_status_is_still_written(
-    api_server: Any,
-) -> None:
+def test_a_refused_action_is_decided_again_for_the_status_alone(api_server: Any) -> None:
     async def work(stage: Stage) -> None:
         wrong = edge.service(stage.namespace, type="Nonsense")
         action = Create(desired=wrong, reason="test")
         never = Create(desired=edge.config_map(stage.namespace), reason="test")
-        stage.says(Plan(actions=(action, never), status={"observedGeneration": 1}))
+
+        def decide(_: Mapping[str, Any], snapshot: Snapshot) -> Plan:
+            if snapshot.refusal is None:
+                return Plan(actions=(action, never), status={"observedGeneration": 1})
+            assert snapshot.refusal.ref == Ref("Service", "c")
+            told = Event(type="Warning", reason="RequestRefused", message=snapshot.refusal.message)
+            return Plan(actions=(never,), status={"observedGeneration": 2}, events=(told,))
+
+        stage.decide = decide
         for _ in range(2):
             with pytest.raises(Refused):
                 await stage.run()
-        assert (await stage.live())["status"] == {"observedGeneration": 1}
+        assert (await stage.live())["status"] == {"observedGeneration": 2}
         ((kind, reason, message),) = await stage.events()
-        assert (kind, reason) == ("Warning", "ActionRefused")
+        assert (kind, reason) == ("Warning", "RequestRefused")
         assert "Nonsense" in message
         assert await stage.kube.get("ConfigMap", stage.namespace, "c-config") is None
+
+    on_stage(api_server, work)
+
+
+POD_SPEC = {"containers": [{"name": "c", "image": "example.org/none"}]}
+
+
+def pod(stage: Stage, **metadata: Any) -> Raw:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": stage.namespace, **metadata},
+        "spec": POD_SPEC,
+    }
+
+
+async def allow_pods(stage: Stage, quota: int | None = None) -> None:
+    """What the controllers would have made: the account that pods run as, and a quota's status."""
+    core = f"/api/v1/namespaces/{stage.namespace}"
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+    await stage.kube.request("POST", f"{core}/serviceaccounts", body=account)
+    if quota is None:
+        return
+    hard = {"pods": str(quota)}
+    body = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "small"},
+        "spec": {"hard": hard},
+    }
+    made = await stage.kube.request("POST", f"{core}/resourcequotas", body=body)
+    made["status"] = {"hard": hard, "used": {"pods": "0"}}
+    await stage.kube.request("PUT", f"{core}/resourcequotas/small/status", body=made)
+
+
+def test_a_dry_run_that_is_admitted_makes_nothing(api_server: Any) -> None:
+    async def work(stage: Stage) -> None:
+        await allow_pods(stage)
+        tried = DryRun(desired=pod(stage, generateName="c-0-"), reason="test")
+        then = Create(desired=edge.config_map(stage.namespace), reason="test")
+        stage.says(Plan(actions=(tried, then)))
+        await stage.run()
+        assert await stage.kube.list_all("Pod", namespace=stage.namespace) == []
+        assert await stage.kube.get("ConfigMap", stage.namespace, "c-config") is not None
+
+    on_stage(api_server, work)
+
+
+def test_a_dry_run_that_a_quota_refuses_ends_the_pass_with_the_quotas_words(
+    api_server: Any,
+) -> None:
+    async def work(stage: Stage) -> None:
+        await allow_pods(stage, quota=0)
+        tried = DryRun(desired=pod(stage, generateName="c-0-"), reason="test")
+        never = Create(desired=edge.config_map(stage.namespace), reason="test")
+        stage.says(Plan(actions=(tried, never)))
+        with pytest.raises(Refused):
+            await stage.run()
+        refusal = stage.snapshots[-1].refusal
+        assert refusal is not None and refusal.is_dry_run
+        assert "exceeded quota: small" in refusal.message
+        assert await stage.kube.get("ConfigMap", stage.namespace, "c-config") is None
+
+    on_stage(api_server, work)
+
+
+def test_everybodys_pods_on_a_claim_are_in_the_snapshot_and_no_others(api_server: Any) -> None:
+    async def work(stage: Stage) -> None:
+        await allow_pods(stage)
+        for name, claim in (("one", "c-0"), ("two", "other"), ("three", None)):
+            wanted = pod(stage, name=name)
+            source = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
+            wanted["spec"] = {**POD_SPEC, "volumes": [{"name": "v", **source}]}
+            await stage.kube.create(wanted)
+        stage.says(Plan(wants_users=("c-0",)))
+        await stage.run()
+        users = stage.snapshots[-1].users["c-0"]
+        assert [user["metadata"]["name"] for user in users] == ["one"]
 
     on_stage(api_server, work)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 import aiohttp
@@ -62,13 +62,16 @@ def parse(pod_uid: str, body: Mapping[str, Any]) -> KeeperReport:
     """What a pass decides from; raises ValueError or TypeError for what is not a report."""
     upstream = body.get("upstream") or {}
     reachable, uncovered = upstream.get("reachable"), body.get("uncovered")
+    checked, told = _time(upstream.get("checked")), _time(body.get("time"))
     return KeeperReport(
         pod_uid=pod_uid,
         upstream_reachable=None if reachable is None else bool(reachable),
-        upstream_checked=_time(upstream.get("checked")),
+        # By one clock: the operator's may differ from the node's.
+        upstream_age=max(told - checked, timedelta()) if told and checked else None,
         upstream_message=str(upstream.get("message") or "")[:500],
         canary=str(body.get("canary") or "None"),
         uncovered=None if uncovered is None else int(uncovered),
+        problem=str(body.get("problem") or "")[:500],
         needs_prepare=bool(body.get("needsPrepare")),
     )
 

@@ -250,6 +250,14 @@ TABLE: tuple[Row, ...] = (
         why="its name may be needed again",
     ),
     Row(
+        name="upstream",
+        when="the keeper did not reach the upstream lately, and no Job is at work or waits for its next try",
+        matches=lambda o: not o.upstream_fresh and o.job not in (Job.RUNNING, Job.FAILED_WAITING),
+        step=Step.WAIT_UPSTREAM,
+        why="a registry's start needs its upstream: rolling now would turn its outage into ours, and each Job made "
+        "meanwhile would go stale and leave a file",
+    ),
+    Row(
         name="ask for a job",
         when="there is no Job",
         matches=lambda o: o.job is Job.NONE,
@@ -283,13 +291,6 @@ TABLE: tuple[Row, ...] = (
         matches=lambda o: o.job is Job.STALE,
         step=Step.DELETE_JOB,
         why="its times would be past when they are loaded",
-    ),
-    Row(
-        name="upstream",
-        when="the keeper did not reach the upstream lately",
-        matches=lambda o: not o.upstream_fresh,
-        step=Step.WAIT_UPSTREAM,
-        why="a registry's start needs its upstream: rolling now would turn its outage into ours",
     ),
     Row(
         name="turn on",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -30,12 +30,15 @@ class KeeperReport:
     """The pod that was asked: a report of an earlier pod counts for nothing."""
     upstream_reachable: bool | None = None
     """None: not probed yet."""
-    upstream_checked: datetime | None = None
+    upstream_age: timedelta | None = None
+    """How long before the report the upstream was last probed, by the keeper's own clock."""
     upstream_message: str = ""
     canary: str = "None"
     """None, Pending, Passed or Failed."""
     uncovered: int | None = None
     """Artifacts that no entry covers; None: not known yet."""
+    problem: str = ""
+    """What could not be done at the last start, in words for people; empty where nothing failed."""
     needs_prepare: bool = False
     error: str = ""
     """Why the report could not be read; empty when it was."""

@@ -61,8 +61,9 @@ def member(
     name = names.member(cache.name, ordinal)
     live = snapshot.get("StatefulSet", name)
     pod = snapshot.get("Pod", names.pod(cache.name, ordinal))
-    roll = _roll(cache, live, settings)
-    changed = _with_changes(cache, ordinal, live, roll, settings)
+    claim = snapshot.get("PersistentVolumeClaim", name)
+    roll = _roll(cache, live, claim, settings)
+    changed = _with_changes(cache, live, claim, roll, settings)
     generation = int(live["metadata"].get("generation", 0)) if live is not None else 0
     asked = job_rendering.request(cache, ordinal, generation, settings)
     newest = _newest_job(cache, snapshot, ordinal)
@@ -83,19 +84,19 @@ def member(
             member_node=_node_of(pod) if pod_state is Pod.READY else None,
             now=snapshot.now,
         ),
-        upstream_fresh=_is_fresh(report, snapshot.now, settings),
+        upstream_fresh=_is_fresh(report, settings),
         on_trial=_is_on_trial(roll),
         reverts=_reverts(cache, roll, snapshot.now),
         repair=_repair(roll, report, pod_state, snapshot.now),
         storage_in_use=bool(users),
-        exclusive_volume=cache.spec.storage.volume.access_mode is AccessMode.READ_WRITE_ONCE_POD,
+        exclusive_volume=_is_exclusive(cache, claim),
     )
     return MemberFacts(
         ordinal=ordinal,
         name=name,
         stateful_set=live,
         pod=pod,
-        claim=snapshot.get("PersistentVolumeClaim", name),
+        claim=claim,
         job=newest,
         job_pod=_pod_of_job(snapshot, newest),
         asked=asked,
@@ -138,9 +139,16 @@ def retry_after_revert(cache: PullThroughCache, roll: Roll) -> datetime | None:
     return when + FIRST_REVERT_BACKOFF * (1 << (count - 1))
 
 
-def _roll(cache: PullThroughCache, live: Object | None, settings: Settings) -> Roll:
+def _roll(
+    cache: PullThroughCache, live: Object | None, claim: Object | None, settings: Settings
+) -> Roll:
     if live is None:
-        return Roll(mode=cache.spec.gc.mode, ttl=cache.ttl, keeper_image=settings.image)
+        return Roll(
+            mode=cache.spec.gc.mode,
+            ttl=cache.ttl,
+            keeper_image=settings.image,
+            adopts_unmarked=_is_to_adopt(claim),
+        )
     template = template_annotations(live)
     own = live["metadata"].get("annotations") or {}
     mode = (
@@ -158,24 +166,30 @@ def _roll(cache: PullThroughCache, live: Object | None, settings: Settings) -> R
         reverted=own.get(constants.ANNOTATION_REVERTED),
         migration_seconds=own.get(constants.ANNOTATION_MIGRATION_SECONDS),
         prepared_again=template.get(constants.ANNOTATION_PREPARED_AGAIN),
+        proven=own.get(constants.ANNOTATION_PROVEN),
+        adopts_unmarked=constants.ANNOTATION_ADOPT_UNMARKED in template,
     )
 
 
 def _with_changes(
-    cache: PullThroughCache, ordinal: int, live: Object | None, roll: Roll, settings: Settings
+    cache: PullThroughCache,
+    live: Object | None,
+    claim: Object | None,
+    roll: Roll,
+    settings: Settings,
 ) -> Roll | None:
     """The roll under the present spec, the mode unchanged; None if the template is up to date.
 
     The ttl of a member without GC plays no part: a patch that turns GC on and sets the ttl must not restart twice.
-    The keeper's image moves only together with another change: an operator upgrade alone restarts nothing.
+    What the operator itself brings (the keeper's image and settings, how a template is rendered) moves only together
+    with a change of the spec: an operator upgrade alone restarts nothing.
     """
     if live is None:
         return None
     ttl = cache.ttl if roll.mode is GcMode.ENABLED else roll.ttl
-    wanted = replaced(roll, ttl=ttl)
-    rendered = statefulset.pod_template(cache, ordinal, wanted, settings)
-    stamp = rendered["metadata"]["annotations"][constants.ANNOTATION_TEMPLATE]
-    if stamp == template_annotations(live).get(constants.ANNOTATION_TEMPLATE):
+    wanted = replaced(roll, ttl=ttl, adopts_unmarked=roll.adopts_unmarked or _is_to_adopt(claim))
+    asked = statefulset.asked(cache, wanted)
+    if asked == template_annotations(live).get(constants.ANNOTATION_ASKED):
         return None
     return replaced(wanted, keeper_image=settings.image)
 
@@ -183,6 +197,21 @@ def _with_changes(
 def replaced(roll: Roll, **changes: Any) -> Roll:
     """A copy with some values changed."""
     return dataclasses.replace(roll, **changes)
+
+
+def _is_to_adopt(claim: Object | None) -> bool:
+    annotations = (claim or {}).get("metadata", {}).get("annotations") or {}
+    return bool(annotations.get(constants.ANNOTATION_ADOPT_UNMARKED) == "true")
+
+
+def is_proven(facts: MemberFacts) -> bool:
+    """Whether the canary of the present template was seen to expire; true where this start had none to plant."""
+    if facts.stateful_set is None:
+        return False
+    template = template_annotations(facts.stateful_set).get(constants.ANNOTATION_TEMPLATE)
+    is_told = facts.report is not None and not facts.report.error
+    is_passed = is_told and facts.report is not None and facts.report.canary in ("Passed", "None")
+    return facts.roll.proven == template or is_passed
 
 
 def _keeper_image(live: Object) -> str | None:
@@ -274,10 +303,17 @@ def _pod_of_job(snapshot: Snapshot, job: Object | None) -> Object | None:
     return None
 
 
-def _is_fresh(report: KeeperReport | None, now: datetime, settings: Settings) -> bool:
-    if report is None or not report.upstream_reachable or report.upstream_checked is None:
+def _is_exclusive(cache: PullThroughCache, claim: Object | None) -> bool:
+    """By the claim that is there, if one is: a retained one keeps the access mode that it was made with."""
+    if claim is None:
+        return cache.spec.storage.volume.access_mode is AccessMode.READ_WRITE_ONCE_POD
+    return AccessMode.READ_WRITE_ONCE_POD.value in claim["spec"].get("accessModes", ())
+
+
+def _is_fresh(report: KeeperReport | None, settings: Settings) -> bool:
+    if report is None or not report.upstream_reachable or report.upstream_age is None:
         return False
-    return now - report.upstream_checked <= durations.parse_go(settings.probe_freshness)
+    return report.upstream_age <= durations.parse_go(settings.probe_freshness)
 
 
 def _is_on_trial(roll: Roll) -> bool:

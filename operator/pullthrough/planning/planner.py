@@ -64,7 +64,7 @@ def _plan(
     actions = tuple(_actions(cache, facts, snapshot, outcome, settings))
     return Plan(
         actions=actions,
-        confirm=_unconfirmed(snapshot, actions),
+        confirm=(*_unconfirmed(snapshot, actions), *_seen_live(cache, facts, row.step)),
         status=said,
         requeue_after=_requeue(facts, outcome),
         wants_report=wants_report,
@@ -84,6 +84,19 @@ def _unconfirmed(snapshot: Snapshot, actions: Iterable[Action]) -> tuple[Ref, ..
     return tuple(ref for ref in absent if ref not in snapshot.confirmed_absent)
 
 
+def _seen_live(cache: PullThroughCache, facts: MemberFacts, step: table.Step) -> tuple[Ref, ...]:
+    """What a decision to stop a serving registry was made from: the informer's view of it may be late."""
+    if step not in table.IRREVERSIBLE:
+        return ()
+    seen = [Ref(constants.KIND, cache.name)]
+    seen += [
+        Ref(obj["kind"], obj["metadata"]["name"])
+        for obj in (facts.stateful_set, facts.pod, facts.job)
+        if obj is not None
+    ]
+    return tuple(seen)
+
+
 def _actions(
     cache: PullThroughCache,
     facts: MemberFacts,
@@ -96,12 +109,16 @@ def _actions(
     config = objects.config_map(cache, outcome.roll)
     for desired in (objects.cache_service(cache), objects.member_service(cache, member), config):
         yield from _written(snapshot, desired)
-    yield from _claim(cache, facts)
+    claim = tuple(_claim(cache, facts))
+    yield from claim
     yield from outcome.before
     if facts.stateful_set is not None or outcome.creates:
         yield from _stateful_set(cache, facts, outcome, settings)
     yield from _obsolete_jobs(cache, snapshot, facts)
     yield from _obsolete_configs(cache, snapshot, facts, config)
+    if not claim:
+        # Last: a class that cannot expand refuses it, and nothing else may wait for that.
+        yield from _growth(cache, facts)
 
 
 def _written(snapshot: Snapshot, desired: dict[str, Any]) -> Iterable[Action]:
@@ -112,21 +129,33 @@ def _written(snapshot: Snapshot, desired: dict[str, Any]) -> Iterable[Action]:
 
 
 def _claim(cache: PullThroughCache, facts: MemberFacts) -> Iterable[Action]:
-    """The claim: taken over from an earlier cache only as it was seen; grown, never shrunk."""
-    asked = cache.spec.storage.volume.size
+    """The claim: taken over from an earlier cache only as it was seen."""
     if facts.claim is None:
+        asked = cache.spec.storage.volume.size
         yield from filter(None, [steps.write(None, objects.claim(cache, facts.ordinal, asked))])
         return
-    has = str(facts.claim["spec"]["resources"]["requests"]["storage"])
-    size = asked if quantities.parse(asked) > quantities.parse(has) else has
-    desired = objects.claim(cache, facts.ordinal, size)
+    yield from filter(None, [_claim_of_size(cache, facts.claim, facts.ordinal, _size(facts.claim))])
+
+
+def _growth(cache: PullThroughCache, facts: MemberFacts) -> Iterable[Action]:
+    """The claim grown to what the spec asks for; never shrunk."""
+    asked = cache.spec.storage.volume.size
+    if facts.claim is None or quantities.parse(asked) <= quantities.parse(_size(facts.claim)):
+        return
+    yield from filter(None, [_claim_of_size(cache, facts.claim, facts.ordinal, asked)])
+
+
+def _size(claim: Object) -> str:
+    return str(claim["spec"]["resources"]["requests"]["storage"])
+
+
+def _claim_of_size(cache: PullThroughCache, live: Object, ordinal: int, size: str) -> Action | None:
+    desired = objects.claim(cache, ordinal, size)
     # What was decided when the claim was made cannot change; an earlier cache may have decided otherwise.
     for field in ("accessModes", "storageClassName"):
-        if field in facts.claim["spec"]:
-            desired["spec"][field] = facts.claim["spec"][field]
-    action = steps.write(facts.claim, desired, on_what_was_seen=True)
-    if action is not None:
-        yield action
+        if field in live["spec"]:
+            desired["spec"][field] = live["spec"][field]
+    return steps.write(live, desired, on_what_was_seen=True)
 
 
 def _stateful_set(
@@ -139,8 +168,12 @@ def _stateful_set(
         stamp = desired["spec"]["template"]["metadata"]["annotations"][
             constants.ANNOTATION_TEMPLATE
         ]
-        if observe.template_annotations(live).get(constants.ANNOTATION_TEMPLATE) != stamp:
-            return  # a change waits for its step
+        found = observe.template_annotations(live)
+        if found.get(constants.ANNOTATION_TEMPLATE) != stamp:
+            if facts.roll_with_changes is not None:
+                return  # a change waits for its step
+            # Rendered by another release or with other settings of the operator: the template stays as it is.
+            desired["spec"]["template"] = live["spec"]["template"]
     action = steps.write(live, desired, on_what_was_seen=outcome.rolls)
     if action is not None:
         yield action
@@ -213,10 +246,11 @@ def _wants_users(facts: MemberFacts, snapshot: Snapshot, step: table.Step) -> tu
 
 def _requeue(facts: MemberFacts, outcome: steps.Outcome) -> float | None:
     times = [outcome.requeue_after]
-    if facts.report is not None and facts.roll.mode is GcMode.ENABLED:
-        if facts.report.canary == "Pending":
-            times.append(steps.SOON)
-        elif facts.report.uncovered:
+    if facts.roll.mode is GcMode.ENABLED and pods.is_ready(facts.pod):
+        report = facts.report
+        if report is None or report.error or report.canary == "Pending":
+            times.append(steps.LOOK_AGAIN if facts.roll.proven else steps.SOON)
+        elif report.uncovered or report.problem or report.canary == "Failed":
             times.append(10.0)
     return min((t for t in times if t is not None), default=None)
 

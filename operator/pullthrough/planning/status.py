@@ -13,7 +13,7 @@ from pullthrough.models.cache import GcMode, PullThroughCache
 from pullthrough.models.conditions import Condition
 from pullthrough.models.plan import Event
 from pullthrough.models.snapshot import Object, Refusal
-from pullthrough.planning import jobs, pods
+from pullthrough.planning import jobs, observe, pods
 from pullthrough.planning.observe import MemberFacts
 from pullthrough.planning.ownership import Obstacle
 from pullthrough.rendering import names
@@ -137,6 +137,8 @@ def _migrating(cache: PullThroughCache, facts: MemberFacts, step: Step) -> Condi
         )
     if seen.on_trial:
         return _c(conditions.MIGRATING, conditions.TRUE, "MigrationRolling")
+    if on and _is_waiting_for_canary(facts):
+        return _c(conditions.MIGRATING, conditions.TRUE, "CanaryPending")
     if on and seen.member.value == GcMode.DISABLED.value:
         reason, message = _why_not_on_yet(facts, step)
         if step in (Step.GIVE_UP, Step.STORAGE_IN_USE):
@@ -176,6 +178,14 @@ def _ready_conditions(
     if refusal.is_dry_run:
         return [_c(conditions.READY, conditions.FALSE, "MigrationRetrying", message)]
     return _on_its_way("RequestRefused", message)
+
+
+def _is_waiting_for_canary(facts: MemberFacts) -> bool:
+    """Rolled with a Job's state, and not proven yet; later rolls plant canaries too, but migrate nothing."""
+    if facts.roll.mode is not GcMode.ENABLED or facts.roll.migration is None:
+        return False
+    has_failed = facts.report is not None and facts.report.canary == "Failed"
+    return facts.roll.proven is None and not observe.is_proven(facts) and not has_failed
 
 
 def _why_not_on_yet(facts: MemberFacts, step: Step) -> tuple[str, str]:
@@ -219,6 +229,9 @@ def _upstream_message(facts: MemberFacts) -> str:
         return f"the registry needs its upstream to start, and whether it is reachable is not known: {why}"
     if report.upstream_reachable is None:
         return "the registry needs its upstream to start; the keeper has not probed it yet"
+    if report.upstream_reachable:
+        age = int(report.upstream_age.total_seconds()) if report.upstream_age is not None else "?"
+        return f"the registry needs its upstream to start; the keeper last reached it {age} s ago, and probes it again"
     return f"the registry needs its upstream to start, and it is not reachable: {report.upstream_message}"
 
 
@@ -283,18 +296,10 @@ def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Cond
         reason, message = _why_not_on_yet(facts, step)
         if reason in ("MigrationRetrying", "MigrationReverted"):
             return [_c(conditions.READY, conditions.FALSE, reason, message)]
-    if facts.roll.mode is GcMode.ENABLED and facts.report is not None:
-        if facts.report.canary == "Failed":
-            return [_c(conditions.READY, conditions.FALSE, "CanaryFailed")]
-        if facts.report.uncovered:
-            return [
-                _c(
-                    conditions.READY,
-                    conditions.FALSE,
-                    "Incomplete",
-                    f"{facts.report.uncovered} artifacts are covered by no time to live; the keeper collects them at their age",
-                )
-            ]
+    if facts.roll.mode is GcMode.ENABLED:
+        found = _collection(facts)
+        if found:
+            return found
     reduced = _size_reduced(cache, facts)
     if reduced:
         return [
@@ -302,6 +307,23 @@ def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Cond
             _c(conditions.STALLED, conditions.TRUE, "StorageSizeReduced", reduced),
         ]
     return [_c(conditions.READY, conditions.TRUE, "Succeeded")]
+
+
+def _collection(facts: MemberFacts) -> list[Condition]:
+    """What keeps garbage collection, though turned on, from being what was asked for; empty if nothing."""
+    report = facts.report
+    if report is not None and report.canary == "Failed":
+        return [_c(conditions.READY, conditions.FALSE, "CanaryFailed")]
+    if not observe.is_proven(facts):
+        silent = report is not None and report.error
+        message = f"the keeper cannot be asked yet: {report.error}" if report and silent else ""
+        return _on_its_way("CanaryPending", message)
+    if report is None or not (report.uncovered or report.problem):
+        return []
+    count = f"{report.uncovered} artifacts are" if report.uncovered else "Something may be"
+    why = f" ({report.problem})" if report.problem else ""
+    message = f"{count} covered by no time to live{why}; the keeper collects them at their age"
+    return [_c(conditions.READY, conditions.FALSE, "Incomplete", message)]
 
 
 def _size_reduced(cache: PullThroughCache, facts: MemberFacts) -> str:

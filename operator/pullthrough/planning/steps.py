@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 from pullthrough import durations
 from pullthrough.gc.table import Step
+from pullthrough.models import constants
 from pullthrough.models.cache import GcMode, PullThroughCache
 from pullthrough.models.conditions import format_time
 from pullthrough.models.plan import Action, Apply, Create, Delete, DryRun
@@ -49,7 +50,7 @@ def outcome(  # noqa: PLR0912 -- one case a step, nothing else
         case Step.CREATE:
             return Outcome(roll=roll, creates=True)
         case Step.REST:
-            return Outcome(roll=roll)
+            return Outcome(roll=_proven(facts))
         case Step.GIVE_UP:
             return Outcome(roll=roll)
         case Step.PREPARE_AGAIN:
@@ -125,6 +126,16 @@ def _other(facts: MemberFacts, now: datetime) -> Roll:
     return observe.replaced(changed, collected_by=by)
 
 
+def _proven(facts: MemberFacts) -> Roll:
+    """The roll with what its canary proved: remembered, for the keeper can be silent later."""
+    if facts.roll.mode is not GcMode.ENABLED or facts.stateful_set is None:
+        return facts.roll
+    template = observe.template_annotations(facts.stateful_set).get(constants.ANNOTATION_TEMPLATE)
+    if facts.roll.proven == template or not observe.is_proven(facts):
+        return facts.roll
+    return observe.replaced(facts.roll, proven=template)
+
+
 def _off(roll: Roll, settings: Settings) -> Roll:
     return observe.replaced(
         roll,
@@ -134,6 +145,7 @@ def _off(roll: Roll, settings: Settings) -> Roll:
         verified=None,
         migration_seconds=None,
         prepared_again=None,
+        proven=None,
         keeper_image=settings.image,
     )
 
@@ -152,6 +164,7 @@ def _on(
         migration=migration,
         collected_by=observe.collected_by(facts, cache.ttl, now),
         verified=None,
+        proven=None,
         migration_seconds=str(jobs.seconds(facts.job)) if facts.job is not None else None,
         keeper_image=settings.image,
     )

@@ -25,5 +25,9 @@ class Roll:
     """How long the migration Job took, in whole seconds."""
     prepared_again: str | None = None
     """RFC 3339 time of the last restart that the keeper asked for."""
+    proven: str | None = None
+    """Template under which the canary was seen to expire."""
+    adopts_unmarked: bool = False
+    """`prepare` may take over content without a marker."""
     reverted: str | None = None
     """``<cache generation>/<count>/<RFC 3339>`` of switches taken back."""

@@ -33,6 +33,7 @@ def stateful_set(
         for key, value in (
             (constants.ANNOTATION_COLLECTED_BY, roll.collected_by),
             (constants.ANNOTATION_VERIFIED, roll.verified),
+            (constants.ANNOTATION_PROVEN, roll.proven),
             (constants.ANNOTATION_MIGRATION_SECONDS, roll.migration_seconds),
             (constants.ANNOTATION_REVERTED, roll.reverted),
         )
@@ -65,6 +66,16 @@ def pod_template(
     )
 
 
+def asked(cache: PullThroughCache, roll: Roll) -> str:
+    """Hash of what the spec and the migration ask of the template, and of nothing that a release of the operator brings:
+    defaults are left out, so that a new field or another default image asks for nothing."""
+    spec = cache.spec.model_dump(mode="json", exclude_defaults=True)
+    wanted = {name: spec.get(name) for name in ("upstream", "registry", "pod_template")}
+    parts: list[Any] = [wanted, cache.spec.gc.spread, roll.mode.value, roll.ttl, roll.migration]
+    parts += [roll.prepared_again, roll.adopts_unmarked]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def registry_image(cache: PullThroughCache, settings: Settings) -> str:
     """The spec's image, or the default of its series."""
     registry = cache.spec.registry
@@ -78,11 +89,14 @@ def _template(
     annotations = {
         **extra.annotations,
         constants.ANNOTATION_TEMPLATE: template_hash,
+        constants.ANNOTATION_ASKED: asked(cache, roll),
         constants.ANNOTATION_GC_MODE: roll.mode.value,
         constants.ANNOTATION_GC_TTL: roll.ttl,
     }
     if roll.migration is not None:
         annotations[constants.ANNOTATION_MIGRATION] = roll.migration
+    if roll.adopts_unmarked:
+        annotations[constants.ANNOTATION_ADOPT_UNMARKED] = "true"
     if roll.prepared_again is not None:
         annotations[constants.ANNOTATION_PREPARED_AGAIN] = roll.prepared_again
     return {
@@ -138,6 +152,8 @@ def _prepare(
     ]
     if cache.spec.gc.spread is not None:
         args.append(f"--spread={cache.spec.gc.spread}")
+    if roll.adopts_unmarked:
+        args.append("--adopt-unmarked")
     if roll.migration is not None:
         args.append(f"--migration={roll.migration}")
     return {

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pullthrough.models import constants
+from pullthrough.models.settings import KeeperSettings
 from pullthrough.models.snapshot import Ref
 from tests import builders, scenario
 from tests.scenario import State
@@ -221,16 +222,68 @@ def test_a_pod_left_by_an_orphaning_deletion_is_adopted(serving: State) -> None:
     assert after.get("StatefulSet", "c-0") is not None
 
 
-def test_an_upgrade_of_the_operator_restarts_no_registry(serving: State) -> None:
-    upgraded = dataclasses.replace(
-        serving, settings=dataclasses.replace(serving.settings, image="x:2")
-    )
-    after = scenario.settle(upgraded)
-    assert after.pod == serving.pod
-    assert after.writes == serving.writes
-    edited = scenario.settle(after.edited(**EDITS["labels"]))
+UPGRADES: dict[str, dict[str, Any]] = {
+    "the image": {"image": "x:2"},
+    "the keeper's settings": {"keeper": KeeperSettings(sweep_interval="1m", rate=7)},
+    "the default registry image": {
+        "registry_images": {"v3": "example.org/registry:3.2.0", "v2": "example.org/registry:2.8.3"}
+    },
+    "how images are pulled": {"image_pull_policy": "Always"},
+}
+
+
+@pytest.mark.parametrize("name", UPGRADES)
+def test_what_the_operator_brings_restarts_no_registry(collecting: State, name: str) -> None:
+    settings = dataclasses.replace(collecting.settings, **UPGRADES[name])
+    after = scenario.settle(dataclasses.replace(collecting, settings=settings))
+    assert after.pod == collecting.pod
+    assert after.says("Ready") == "True Succeeded"
+    again = scenario.settle(after)
+    assert again.writes == after.writes, "and then there is nothing more to write"
+
+
+def test_what_the_operator_brings_moves_with_the_next_change(serving: State) -> None:
+    settings = dataclasses.replace(serving.settings, image="x:2")
+    upgraded = scenario.settle(dataclasses.replace(serving, settings=settings))
+    edited = scenario.settle(upgraded.edited(**EDITS["labels"]))
     assert edited.pod is not None
-    assert edited.pod["spec"]["initContainers"][1]["image"] == "x:2", "it moves with another change"
+    assert edited.pod["spec"]["initContainers"][1]["image"] == "x:2"
+
+
+def test_after_an_upgrade_drift_is_still_mended(serving: State) -> None:
+    settings = dataclasses.replace(serving.settings, keeper=KeeperSettings(rate=7))
+    upgraded = scenario.settle(dataclasses.replace(serving, settings=settings))
+    scaled = scenario.copied(upgraded.stateful_set)
+    scaled["spec"]["replicas"] = 0
+    after = scenario.settle(upgraded.with_object(scaled))
+    assert after.stateful_set["spec"]["replicas"] == 1
+    assert after.pod == serving.pod
+
+
+def test_growth_that_is_refused_is_said_and_holds_nothing_else_up(serving: State) -> None:
+    words = "only dynamically provisioned pvc can be resized"
+    state = serving.with_world(no_growth=words).edited(storage={"volume": {"size": "20Gi"}})
+    state = scenario.settle(state)
+    assert state.says("Ready") == "False RequestRefused"
+    assert words in state.condition("Ready")["message"]
+    assert state.says("Available") == "True MembersReady"
+    after = scenario.settle(state.edited(registry={"image": "example.org/registry:3.1.1"}))
+    assert after.pod is not None
+    assert after.pod["spec"]["containers"][0]["image"].endswith(":3.1.1")
+    after = scenario.settle(after.edited(gc={"mode": "Enabled"}))
+    assert after.mode == "Enabled"
+
+
+def test_unmarked_content_is_taken_over_where_the_claim_says_so(serving: State) -> None:
+    said = {"version": 1, "reason": "StorageUnmarked", "message": "content of unknown origin"}
+    state = scenario.settle(State().with_world(prepare_says=said))
+    assert state.says("Stalled") == "True StorageUnmarked"
+    claim = scenario.copied(state.get("PersistentVolumeClaim", "c-0"))
+    claim["metadata"]["annotations"][constants.ANNOTATION_ADOPT_UNMARKED] = "true"
+    after = scenario.settle(state.with_world(prepare_says=None).with_object(claim))
+    assert after.pod is not None
+    assert "--adopt-unmarked" in after.pod["spec"]["initContainers"][0]["args"]
+    assert after.says("Ready") == "True Succeeded"
 
 
 def test_a_bad_image_is_said_and_its_correction_cures_it(serving: State) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from pullthrough.models import conditions, constants
+from pullthrough.models.plan import Apply, Plan
+from pullthrough.models.snapshot import Ref
 from tests import builders, scenario
 from tests.scenario import State
 
@@ -125,15 +127,28 @@ def test_the_upstream_down_the_member_is_not_rolled(serving: State) -> None:
 
 
 def test_a_result_that_became_stale_is_made_again(serving: State) -> None:
-    state = serving.with_world(is_upstream_reachable=False).edited(
-        gc={"mode": "Enabled", "ttl": "2m"}
+    state = scenario.story(
+        serving.edited(gc={"mode": "Enabled", "ttl": "2m"}),
+        lambda s: any(job.get("status", {}).get("conditions") for job in s.of("Job")),
     )
+    first = state.of("Job")[0]["metadata"]["uid"]
+    state = state.with_world(is_upstream_reachable=False)
     for _ in range(10):
         state = scenario.tick(scenario.run(state)).after(seconds=1)
-    first = state.of("Job")[0]["metadata"]["uid"]
     after = scenario.settle(state.after(minutes=3).with_world(is_upstream_reachable=True))
     assert is_on(after)
     assert after.template_annotations[constants.ANNOTATION_MIGRATION] != first
+
+
+def test_an_outage_of_the_upstream_makes_no_job_after_job(serving: State) -> None:
+    """Each leaves a file on the volume."""
+    state = serving.edited(gc={"mode": "Enabled", "ttl": "1m"})
+    state = scenario.story(state, has_job).with_world(is_upstream_reachable=False)
+    jobs = set()
+    for _ in range(120):
+        state = scenario.tick(scenario.run(state)).after(seconds=30)
+        jobs |= {job["metadata"]["uid"] for job in state.of("Job")}
+    assert len(jobs) == 1
 
 
 def test_the_pod_deleted_while_the_job_hangs_is_back_at_once_and_the_job_gone(
@@ -267,6 +282,34 @@ def test_a_volume_for_one_pod_only_is_turned_on_without_a_job() -> None:
     assert is_on(state) and state.says("Ready") == "True Succeeded"
 
 
+def test_a_retained_claim_keeps_its_access_mode_whatever_the_spec_says_now() -> None:
+    volume = {"volume": {"accessMode": "ReadWriteOncePod"}}
+    serving = scenario.settle(State(cache=builders.cache_raw(storage=volume)))
+    claim = serving.get("PersistentVolumeClaim", "c-0")
+    assert claim is not None
+    again = scenario.settle(State().with_object(claim))
+    state = again.edited(**ON)
+    for _ in range(30):
+        state = scenario.tick(scenario.run(state)).after(seconds=1)
+        assert state.of("Job") == []
+    assert is_on(state)
+
+
+def test_a_roll_is_decided_on_a_live_look(serving: State) -> None:
+    rolling = scenario.story(serving.edited(**ON), lambda s: is_rolling(scenario.decide(s)))
+    confirmed = set(scenario.decide(rolling).confirm)
+    assert {
+        Ref("PullThroughCache", "c"),
+        Ref("StatefulSet", "c-0"),
+        Ref("Pod", "c-0-0"),
+        Ref("Job", rolling.of("Job")[0]["metadata"]["name"]),
+    } <= confirmed
+
+
+def is_rolling(plan: Plan) -> bool:
+    return any(isinstance(a, Apply) and a.desired["kind"] == "StatefulSet" for a in plan.actions)
+
+
 def test_suspended_in_the_middle_nothing_moves_until_it_is_resumed(serving: State) -> None:
     state = scenario.tick(scenario.run(serving.edited(**ON)))
     suspended = scenario.settle(state.edited(suspend=True))
@@ -281,10 +324,49 @@ def test_a_canary_that_stays_is_said(serving: State) -> None:
     assert after.says("Available") == "True MembersReady"
 
 
+def test_ready_waits_for_the_canary_and_says_so(serving: State) -> None:
+    state = serving.with_world(canary="Pending").edited(**ON)
+    for _ in range(40):
+        state = scenario.tick(scenario.run(state)).after(seconds=2)
+    assert is_on(state)
+    assert state.says("Ready") == "False CanaryPending"
+    assert state.says("Reconciling") == "True CanaryPending"
+    assert state.says("Migrating") == "True CanaryPending"
+    assert state.says("Available") == "True MembersReady"
+    assert scenario.settle(state.with_world(canary="Passed")).says("Ready") == "True Succeeded"
+
+
+def test_a_keeper_that_was_silent_after_the_roll_is_asked_until_it_answers(serving: State) -> None:
+    state = scenario.story(serving.edited(**ON), is_on).with_world(keeper_error="timed out")
+    for _ in range(20):
+        state = scenario.tick(scenario.run(state)).after(seconds=2)
+    assert state.says("Ready") == "False CanaryPending"
+    assert "timed out" in state.condition("Ready")["message"]
+    assert scenario.passed(state)[1].requeue_after is not None
+    assert scenario.settle(state.with_world(keeper_error="")).says("Ready") == "True Succeeded"
+
+
+def test_what_the_canary_proved_stays_proven_when_the_keeper_falls_silent(serving: State) -> None:
+    on = scenario.settle(serving.edited(**ON))
+    assert on.stateful_set["metadata"]["annotations"][constants.ANNOTATION_PROVEN]
+    silent = scenario.settle(on.with_world(keeper_error="timed out"))
+    assert silent.says("Ready") == "True Succeeded"
+    assert silent.pod == on.pod
+
+
 def test_artifacts_that_stay_uncovered_are_said(serving: State) -> None:
     after = scenario.settle(serving.with_world(uncovered=3).edited(**ON))
     assert after.says("Ready") == "False Incomplete"
     assert scenario.settle(after.with_world(uncovered=0)).says("Ready") == "True Succeeded"
+
+
+def test_what_prepare_could_not_do_is_said(serving: State) -> None:
+    after = scenario.settle(
+        serving.with_world(uncovered=14, problem="no space left on device").edited(**ON)
+    )
+    assert after.says("Ready") == "False Incomplete"
+    message = after.condition("Ready")["message"]
+    assert "14 artifacts" in message and "no space left" in message
 
 
 # -- the two properties that make an operator level-based -----------------------------------------------------------------

@@ -161,7 +161,8 @@ def test_a_lost_state_restarts_the_member_once_and_changes_nothing_else(collecti
     assert after.pod["metadata"]["uid"] != collecting.pod["metadata"]["uid"]
     before, now = dict(collecting.template_annotations), dict(after.template_annotations)
     assert now.pop(constants.ANNOTATION_PREPARED_AGAIN)
-    assert before.pop(constants.ANNOTATION_TEMPLATE) != now.pop(constants.ANNOTATION_TEMPLATE)
+    for mark in (constants.ANNOTATION_TEMPLATE, constants.ANNOTATION_ASKED):
+        assert before.pop(mark) != now.pop(mark)
     assert before == now
     assert after.says("Ready") == "True Succeeded"
     assert after.status["collectedBy"] == collecting.status["collectedBy"]

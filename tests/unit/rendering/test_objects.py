@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
@@ -156,6 +157,12 @@ def container(found: dict[str, Any], name: str) -> dict[str, Any]:
     return next(c for c in [*spec["initContainers"], *spec["containers"]] if c["name"] == name)
 
 
+def asked(found: Any) -> str:
+    mark: str = template_of(found)["metadata"]["annotations"]["pullthrough.dev/asked"]
+    assert re.fullmatch("[0-9a-f]{16}", mark)
+    return mark
+
+
 def stamp(found: dict[str, Any]) -> str:
     return str(template_of(found)["metadata"]["annotations"][constants.ANNOTATION_TEMPLATE])
 
@@ -186,6 +193,7 @@ def test_a_member_with_gc_off_whole() -> None:
                     "labels": OF_MEMBER,
                     "annotations": {
                         "pullthrough.dev/template": stamp(found),
+                        "pullthrough.dev/asked": asked(found),
                         "pullthrough.dev/gc-mode": "Disabled",
                         "pullthrough.dev/gc-ttl": "168h",
                     },
@@ -291,6 +299,7 @@ def test_a_member_that_is_switched_on_names_the_job_and_remembers_the_switch() -
     }
     assert template_of(found)["metadata"]["annotations"] == {
         "pullthrough.dev/template": stamp(found),
+        "pullthrough.dev/asked": asked(found),
         "pullthrough.dev/gc-mode": "Enabled",
         "pullthrough.dev/gc-ttl": "1h",
         "pullthrough.dev/migration": "uid-job",
