@@ -163,6 +163,35 @@ def test_m1_no_member_is_rolled_to_gc_on_without_a_fresh_job_or_prepare_alone() 
                 pass
 
 
+def test_m2_prepare_never_begins_where_another_registry_or_a_second_writer_may_run() -> None:
+    """Only `prepare` and the registry write the state. A new StatefulSet starts both, so nothing may be left of an old
+    one; a roll replaces the pod (its StatefulSet makes no second one), and the Job writes a file of its own."""
+    for seen in EVERYTHING:
+        if table.next_step(seen) is Step.CREATE:
+            assert seen.pod is Pod.NONE and not seen.storage_in_use, seen
+            assert seen.job in (Job.NONE, Job.TERMINATING), seen
+
+
+def test_m4_no_step_takes_away_a_state_that_covers_what_is_served() -> None:
+    """The state is set aside by turning off alone, and only where that is wanted or the switch is on trial; what each
+    program deletes is the storage's, and tested there."""
+    for seen in EVERYTHING:
+        if table.next_step(seen) in (Step.ROLL_OFF, Step.REVERT):
+            assert seen.wanted is GcMode.DISABLED or seen.on_trial, seen
+
+
+def test_m5_what_a_step_leaves_behind_is_itself_an_observation_with_a_row() -> None:
+    """Killed after any step, the next pass goes on from there; that all ways end the same is tested in planning."""
+    for seen in EVERYTHING:
+        after = perform(seen, table.next_step(seen))
+        if after is None:
+            continue
+        if after.job is Job.RUNNING and after.pod is not Pod.READY:
+            after = dataclasses.replace(after, job=Job.OBSTRUCTING)
+        assert inconsistency(after) is None, (seen, after)
+        table.matching_row(after)
+
+
 def test_m3_nothing_that_serves_is_stopped_for_gc_before_the_gate_is_passed() -> None:
     for seen in EVERYTHING:
         if table.next_step(seen) in (Step.ROLL_ON, Step.ROLL_ON_ALONE):
