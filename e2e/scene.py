@@ -439,34 +439,11 @@ class Scene:
         )
 
     def on_volume(self, namespace: str, claim: str, *argv: str, check: bool = True) -> str:
-        """Run a command in a pod of ours that has the claim at /data."""
+        """Run a command in a pod that has the claim at /data, read-only: one that could write would stall the cache."""
         pod = f"look-{claim}"
         if self.kubectl.get("pod", pod, namespace) is None:
-            self.kubectl.apply(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "metadata": {"name": pod, "namespace": namespace},
-                    "spec": {
-                        "automountServiceAccountToken": False,
-                        "securityContext": _pod_security(),
-                        "terminationGracePeriodSeconds": 0,
-                        "containers": [
-                            {
-                                "name": "look",
-                                "image": self.operator_image.reference,
-                                "imagePullPolicy": "IfNotPresent",
-                                "command": ["python3", "-c", "import time; time.sleep(7200)"],
-                                "securityContext": _container_security(),
-                                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
-                            }
-                        ],
-                        "volumes": [
-                            {"name": "data", "persistentVolumeClaim": {"claimName": claim}}
-                        ],
-                    },
-                }
-            )
+            idle = ("python3", "-c", "import time; time.sleep(7200)")
+            self.kubectl.apply(self.pod_with(namespace, pod, claim, *idle, read_only=True))
         self.kubectl.run(
             "wait",
             "--for=condition=Ready",
@@ -477,6 +454,49 @@ class Scene:
             timeout=100,
         )
         return self.kubectl.run("exec", "-n", namespace, pod, "--", *argv, check=check)
+
+    def pod_with(
+        self, namespace: str, name: str, claim: str, *command: str, read_only: bool
+    ) -> dict[str, Any]:
+        """A pod of somebody's, with the claim at /data."""
+        mount = {"name": "data", "mountPath": "/data", "readOnly": read_only}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "automountServiceAccountToken": False,
+                "securityContext": _pod_security(),
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 0,
+                "containers": [
+                    {
+                        "name": "look",
+                        "image": self.operator_image.reference,
+                        "imagePullPolicy": "IfNotPresent",
+                        "command": list(command),
+                        "securityContext": _container_security(),
+                        "volumeMounts": [mount],
+                    }
+                ],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
+            },
+        }
+
+    def change_volume(self, namespace: str, claim: str, script: str) -> None:
+        """Run Python with the claim at /data, writable, and be gone again."""
+        pod = f"change-{claim}"
+        self.kubectl.apply(
+            self.pod_with(namespace, pod, claim, "python3", "-c", script, read_only=False)
+        )
+        eventually(
+            f"the end of {pod}",
+            lambda: (
+                (self.kubectl.get("pod", pod, namespace) or {})["status"]["phase"] == "Succeeded"
+            ),
+            saw=lambda: self.kubectl.get("pod", pod, namespace),
+        )
+        self.kubectl.delete("pod", pod, namespace)
 
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
