@@ -41,12 +41,20 @@ Take it down: python -m e2e.cluster down""")
 
 def down(name: str | None) -> None:
     """Stop what `up` started and remove what killed runs left; a running test keeps its own."""
+    failed = []
     with slots.locked():
         for slot, record in slots.occupied():
             is_somebodys = record.is_living and not record.is_kept
-            if not is_somebodys and name in {None, slot.name}:
+            if is_somebodys or name not in {None, slot.name}:
+                continue
+            try:
                 local.clean(slot)
+            except (ClusterError, OSError) as why:
+                failed.append(f"{slot.name} is not down: {why}")
+            else:
                 print(f"{slot.name} is down")
+    if failed:
+        raise ClusterError("\n".join(failed))
 
 
 def status(_: str | None) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from e2e.cluster import local
-from e2e.cluster.errors import ClusterError, Unavailable
+from e2e.cluster.commands import run
+from e2e.cluster.errors import Unavailable
 
 
 class CurrentCluster:
@@ -29,12 +30,7 @@ class CurrentCluster:
         if self._ours is not None:
             self._ours.load_image(archive)
         elif command := shlex.split(os.environ.get("E2E_LOAD_IMAGE", "")):
-            done = subprocess.run(
-                [*command, str(archive)], capture_output=True, text=True, check=False, timeout=600
-            )
-            if done.returncode != 0:
-                msg = f"{shlex.join(command)} {archive} failed: {done.stderr.strip()}"
-                raise ClusterError(msg)
+            run([*command, archive], f"loading {archive.name}", within=600)
 
     def volume_path(self, namespace: str, claim: str) -> Path | None:
         """Where the claim's files are, if they are on this machine."""

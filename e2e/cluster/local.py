@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from e2e.cluster import cgroups, debian, dns, images, network, node, pki, programs, slots, storage
+from e2e.cluster.commands import run
 from e2e.cluster.errors import ClusterError, Unavailable
 from e2e.cluster.mounts import unmount_below
 from e2e.cluster.processes import Started, describe, running
@@ -56,7 +57,7 @@ class LocalCluster:
         """Give the node an image; pods that use it must not have `imagePullPolicy: Always`."""
         socket = str(node.socket(self.slot))
         command = ["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import"]
-        _run([*command, str(archive)], f"loading {archive.name}")
+        run([*command, archive], f"loading {archive.name}", within=600)
 
     def volume_path(self, namespace: str, claim: str) -> Path | None:
         """Where the claim's files are; None while it has no volume."""
@@ -70,7 +71,7 @@ class LocalCluster:
     def node_exec(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command in the node's network namespace."""
         command = [*network.enter(self.slot), *argv]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return run(command, f"{argv[0]} on the node", within=120, check=False)
 
     def stop(self) -> None:
         """End it and remove every trace; harmless when there is none."""
@@ -173,7 +174,7 @@ class LocalCluster:
 
     def _containerd_answers(self) -> bool:
         command = ["ctr", "--address", str(node.socket(self.slot)), "version"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        return run(command, "an answer of containerd", within=20, check=False).returncode == 0
 
     def _log(self, name: str) -> Path:
         return self.slot.folder / "log" / f"{name}.log"
@@ -194,11 +195,7 @@ def start(load: Sequence[Path] = (), *, kept: bool = False) -> LocalCluster:
     built = programs.ensure(*_PROGRAMS)
     pause = images.pause_image()
     with slots.locked():
-        # All of them, wherever they are: until then they use processor and memory for nobody.
-        for slot, record in slots.occupied():
-            if not record.is_living:
-                programs.say(f"removing what a killed run left in {slot.name}")
-                clean(slot)
+        remove_leftovers(clean)
         cluster = LocalCluster(slots.take())
     try:
         cluster.bring_up(built, pause, load)
@@ -214,6 +211,21 @@ def start(load: Sequence[Path] = (), *, kept: bool = False) -> LocalCluster:
 def living() -> list[tuple[LocalCluster, Record]]:
     """The clusters on this machine that somebody uses."""
     return [(LocalCluster(slot), record) for slot, record in slots.occupied() if record.is_living]
+
+
+def remove_leftovers(cleaner: Callable[[Slot], None]) -> None:
+    """Clean all slots of killed runs: until then they use processor and memory for nobody. The lock must be held.
+
+    One that cannot be freed is no reason not to use another: its folder keeps it taken.
+    """
+    for slot, record in slots.occupied():
+        if record.is_living:
+            continue
+        programs.say(f"removing what a killed run left in {slot.name}")
+        try:
+            cleaner(slot)
+        except (ClusterError, OSError) as why:
+            programs.say(f"{slot.name} cannot be cleaned and stays unused: {why}")
 
 
 def clean(slot: Slot, reap: Callable[[], None] = lambda: None) -> None:
@@ -273,10 +285,3 @@ def _is_ready(api: Api) -> bool:
     found = api.find(f"/api/v1/nodes/{node.NODE_NAME}") or {}
     conditions: list[Json] = found.get("status", {}).get("conditions", [])
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
-def _run(command: Sequence[str], doing: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    if done.returncode != 0:
-        msg = f"{doing} failed: {done.stderr.strip()[-1000:]}"
-        raise ClusterError(msg)

@@ -1,9 +1,8 @@
 """What is mounted on this machine, and what can be."""
 
-import subprocess
 from pathlib import Path
 
-from e2e.cluster.errors import ClusterError
+from e2e.cluster.commands import run
 
 
 def can_overlay(folder: Path) -> bool:
@@ -23,9 +22,4 @@ def unmount_below(folder: Path) -> None:
     mounted = [line.split()[4] for line in lines]
     below = [where for where in mounted if where.startswith(f"{folder}/")]
     if below:
-        done = subprocess.run(
-            ["umount", "--lazy", *reversed(below)], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            msg = f"unmounting below {folder} failed: {done.stderr.strip()}"
-            raise ClusterError(msg)
+        run(["umount", "--lazy", *reversed(below)], f"unmounting below {folder}", within=60)

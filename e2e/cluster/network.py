@@ -9,14 +9,16 @@ The namespace is entered with nsenter, never with `ip netns exec`: that mounts a
 control groups from kubelet.
 """
 
-import subprocess
 from pathlib import Path
 
+from e2e.cluster.commands import run
 from e2e.cluster.errors import ClusterError, Unavailable
 from e2e.cluster.slots import Slot
 
 _BRIDGE = "node0"
 _INNER_LINK = "host0"
+_DEADLINE = 60.0
+"""Seconds for one change; each takes a few milliseconds unless the kernel is busy taking another namespace down."""
 
 
 def create(slot: Slot) -> None:
@@ -42,9 +44,8 @@ def create(slot: Slot) -> None:
     _ip("link", "set", slot.name, "up")
     for destination in (slot.pods, slot.services):
         _ip("route", "add", destination, "via", slot.node, "dev", slot.name)
-    subprocess.run(
-        [*enter(slot), "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True, capture_output=True
-    )
+    forward = [*enter(slot), "sysctl", "-qw", "net.ipv4.ip_forward=1"]
+    run(forward, "turning forwarding on in the namespace", within=_DEADLINE)
 
 
 def enter(slot: Slot) -> list[str]:
@@ -69,7 +70,4 @@ def _inside(slot: Slot, *arguments: str) -> None:
 
 
 def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        msg = f"ip {' '.join(arguments)} failed: {done.stderr.strip()}"
-        raise ClusterError(msg)
+    run(["ip", *arguments], f"ip {' '.join(arguments)}", within=_DEADLINE)

@@ -7,11 +7,10 @@ file each, and a kubeconfig that can be read.
 import dataclasses
 import ipaddress
 import secrets
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.cluster.errors import ClusterError
+from e2e.cluster.commands import run
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 _DAYS = "30"
@@ -118,13 +117,4 @@ def _kind(name: str) -> str:
 
 def _openssl(folder: Path, command: str, *arguments: str) -> None:
     subject = {"req": ("-subj", "/CN=pullthrough-test")}.get(command, ())
-    done = subprocess.run(
-        ["openssl", command, *subject, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        msg = f"openssl {command} failed: {done.stderr.strip()}"
-        raise ClusterError(msg)
+    run(["openssl", command, *subject, *arguments], f"openssl {command}", within=60, cwd=folder)

@@ -8,19 +8,21 @@ processes; the slot is taken while either lives.
 
 import contextlib
 import dataclasses
-import fcntl
 import ipaddress
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from e2e.cluster import locks
 from e2e.cluster.errors import Unavailable
 from e2e.cluster.processes import Started, describe
 
 COUNT = 16
 _FIRST = int(ipaddress.IPv4Address("198.18.0.0"))
 _SIZE = 32 * 256  # a /19 each
+_LONGEST_OF_ANOTHER_RUN = 600.0
+"""Seconds; it is held while what killed runs left is removed, a few seconds for each."""
 
 
 def base_folder() -> Path:
@@ -127,9 +129,8 @@ def write(slot: Slot, record: Record) -> None:
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Hold the lock over all slots: nobody takes or leaves one meanwhile."""
-    base_folder().mkdir(parents=True, exist_ok=True)
-    with (base_folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    what = "starting or removing a cluster"
+    with locks.held(base_folder() / "lock", what, within=_LONGEST_OF_ANOTHER_RUN):
         yield
 
 

@@ -11,13 +11,14 @@ It looks at everything a few times a second and acts on what is missing; it reme
 import contextlib
 import re
 import shutil
-import subprocess
 import sys
 import time
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
+from e2e.cluster.commands import run
+from e2e.cluster.errors import ClusterError
 from e2e.cluster.rest import Api, Json
 
 PROVISIONER = "local.e2e.pullthrough.dev"
@@ -144,7 +145,7 @@ class Provisioner:
     def _remove(self, volume: Json) -> None:
         path = Path(volume["spec"]["local"]["path"])
         if path.is_mount():
-            subprocess.run(["umount", "--lazy", str(path)], check=True)
+            run(["umount", "--lazy", path], f"unmounting {path}", within=60)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
         with _expecting(404):
@@ -187,7 +188,7 @@ def _expecting(code: int) -> Iterator[None]:
 
 
 def _mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True, capture_output=True)
+    run(["mount", *arguments], f"mount {' '.join(arguments)}", within=60)
 
 
 def main(url: str, token_file: str, ca: str, folder: str, node: str) -> None:
@@ -197,7 +198,7 @@ def main(url: str, token_file: str, ca: str, folder: str, node: str) -> None:
     while True:
         try:
             provisioner.look()
-        except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        except (OSError, ClusterError, ValueError) as error:
             print(f"{type(error).__name__}: {error}", flush=True)
         time.sleep(_EVERY)
 
