@@ -1,6 +1,6 @@
 """The whole operator as a process, on an API server alone: nothing runs pods, so every cache stays on its way.
 
-The process may do exactly what the table in cluster/client.py says. What contributes: what exists when it starts · what
+The process may do exactly what the chart's roles grant. What contributes: what exists when it starts · what
 others do to its objects · who holds the Lease · whether the API server answers.
 """
 
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from e2e.cluster import apiserver
+from e2e.cluster import apiserver, programs
 from pullthrough.cluster import client
 from pullthrough.cluster.client import CHILDREN, MANAGED, KubeClient, Raw
 from pullthrough.models import constants
@@ -30,37 +31,37 @@ pytestmark = pytest.mark.apiserver
 
 SYSTEM = "pullthrough-system"
 USER = "operator"
+NAME = "pullthrough"
+"""Of the chart's release, and so of its roles."""
 KINDS_OF_A_CACHE = {"StatefulSet", "Service", "ConfigMap", "PersistentVolumeClaim"}
 
 
 def rules() -> tuple[list[Raw], list[Raw]]:
-    """The table of verbs in the client's docstring, as rules of a ClusterRole and of a Role."""
-    everywhere, at_home = [], []
-    for line in str(client.__doc__).splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) != 4 or cells[3] not in {"cluster", "own namespace"}:
-            continue
-        group, resources, verbs, scope = cells
-        rule = {
-            "apiGroups": ["" if group == "core" else group],
-            "resources": resources.split(),
-            "verbs": verbs.split(),
-        }
-        (everywhere if scope == "cluster" else at_home).append(rule)
-    return everywhere, at_home
+    """What the chart grants the operator: the rules of its ClusterRole and of its Role."""
+    helm = programs.ensure("helm")["helm"]
+    chart = edge.ROOT / "charts" / "pullthrough"
+    command = [str(helm), "template", NAME, str(chart), "-n", SYSTEM, "--kube-version", "1.34.0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    roles = {
+        manifest["kind"]: manifest["rules"]
+        for manifest in yaml.safe_load_all(done.stdout)
+        if manifest and manifest["kind"].endswith("Role") and manifest["metadata"]["name"] == NAME
+    }
+    return roles["ClusterRole"], roles["Role"]
 
 
 async def prepare(kube: KubeClient) -> None:
-    """Namespace, CRD, and the role of the table bound to a user of its own."""
+    """Namespace, CRD, and the chart's roles bound to a user of its own."""
     await edge.install_crd(kube)
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
     await kube.request("POST", "/api/v1/namespaces", body=namespace)
     rbac = "/apis/rbac.authorization.k8s.io/v1"
+    everywhere, at_home = rules()
     for prefix, path, own in (
-        ("Cluster", rbac, rules()[0]),
-        ("", f"{rbac}/namespaces/{SYSTEM}", rules()[1]),
+        ("Cluster", rbac, everywhere),
+        ("", f"{rbac}/namespaces/{SYSTEM}", at_home),
     ):
-        assert own, "the table is in the docstring"
         kind, plural = f"{prefix}Role", f"{prefix.lower()}role"
         about = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": USER}}
         role = {**about, "kind": kind, "rules": own}

@@ -4,17 +4,17 @@
 and API classes are never imported (26 MiB and half a second). The kinds stand in a static table, so nothing is discovered
 and no cache file is written.
 
-What the process may do (watch is the informer's). The tests run the operator with exactly this table:
+What the process may do (watch is the informer's). The chart grants exactly this, and the tests run the operator with it:
 
 | group | resource | verbs | scope |
 |---|---|---|---|
 | pullthrough.dev | pullthroughcaches | get list watch | cluster |
 | pullthrough.dev | pullthroughcaches/status | patch | cluster |
-| core | services configmaps | get list watch create patch delete | cluster |
-| core | persistentvolumeclaims | get list watch create patch | cluster |
+| core | services persistentvolumeclaims | get list watch create patch | cluster |
+| core | configmaps | get list watch create patch delete | cluster |
 | core | pods | get list watch create | cluster |
 | core | events | create | cluster |
-| apps | statefulsets | get list watch create patch delete | cluster |
+| apps | statefulsets | get list watch create patch | cluster |
 | batch | jobs | get list watch create delete | cluster |
 | coordination.k8s.io | leases | get create update | own namespace |
 
