@@ -7,13 +7,14 @@ export PYTHONPATH := operator:.
 .venv/ready: requirements/dev.txt ## virtual environment with pinned, hashed dependencies
 	@command -v python3 >/dev/null || { echo "python3 (3.11 or later) is missing"; exit 1; }
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, this is $$(python3 --version)"; exit 1; }
-	@python3 -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv; }
+	@python3 -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq python3-venv; } \
+	  || { echo "this python3 cannot make a virtual environment (no ensurepip). As root: apt-get install python3-venv"; exit 1; }
 	@echo "setting up .venv from requirements/dev.txt (about a minute)"
 	@python3 -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-.PHONY: demo test unit check generate verify bench cluster cluster-down lock fmt programs
+.PHONY: demo test unit check generate verify bench cluster cluster-down lock fmt programs wheels
 
 demo: .venv/ready ## the main job on a real cluster, told as it goes (KEEP=1 leaves the cluster)
 	@$(PY) -m e2e.demo
@@ -43,7 +44,7 @@ generate: .venv/ready ## CRD, the chart's copy of it, generated documents
 	@$(PY) -m pullthrough.gc.document > docs/gc.md
 
 verify: generate ## generated files are up to date
-	@git diff --exit-code -- crds charts docs || { echo "generated files differ: commit what 'make generate' wrote"; exit 1; }
+	@changed=$$(git status --porcelain -- crds charts docs) && [ -z "$$changed" ] || { echo "$$changed"; git diff -- crds charts docs; echo "these differ from the last commit: commit what 'make generate' wrote"; exit 1; }
 
 bench: .venv/ready programs ## figures, as ratios within one run
 	@$(PY) -m tests.bench
