@@ -5,6 +5,9 @@ import platform
 
 from e2e.cluster.errors import Unavailable
 
+_GLIBC_MINOR = 36
+"""glibc 2.36 is Debian 12's."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
@@ -17,9 +20,9 @@ class Machine:
 
     @property
     def wheel_platforms(self) -> tuple[str, ...]:
-        """Tags of wheels that run on the Debian of the images, best first."""
-        tags = ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "linux")
-        return tuple(f"{tag}_{self.wheels}" for tag in tags)
+        """Tags of wheels that run on the Debian of the images; pip takes what is listed and knows of no order in it."""
+        tags = [f"manylinux_2_{minor}" for minor in range(_GLIBC_MINOR, 16, -1)]
+        return tuple(f"{tag}_{self.wheels}" for tag in (*tags, "manylinux2014", "linux"))
 
 
 _X86 = Machine(go="amd64", debian="amd64", wheels="x86_64")
