@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 
-from e2e.cluster import Cluster, images, programs
+from e2e.cluster import Cluster, Unavailable, images, programs
+from e2e.cluster.commands import run
 from tests import images as content
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 NAMESPACE = "pullthrough-system"
+RELEASE = "pullthrough"
+DEFINITION = "pullthroughcaches.pullthrough.dev"
+VERSIONS = {"v3": "3.1.2", "v2": "2.8.2"}
+"""Registries under test, by series."""
+KEEPER_PORT = 5002
 SHORT_KEEPER = {
     "sweepInterval": "5s",
     "minimumAge": "5s",
@@ -95,21 +102,22 @@ class Kubectl:
     def run(
         self, *args: str, stdin: str | None = None, timeout: float = 60, check: bool = True
     ) -> str:
-        done = subprocess.run(
-            [str(self.binary), f"--kubeconfig={self.kubeconfig}", *args],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+        done = run(
+            [self.binary, f"--kubeconfig={self.kubeconfig}", *args],
+            f"kubectl {' '.join(args)}",
+            within=timeout,
+            check=check,
+            error=StoryFailed,
+            stdin=stdin,
         )
-        if check and done.returncode != 0:
-            msg = f"kubectl {' '.join(args)}: exit {done.returncode}: {done.stderr.strip()}"
-            raise StoryFailed(msg)
         return done.stdout
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
         self.run("apply", "-f", "-", stdin=yaml.safe_dump_all(list(objects)))
+
+    def exists(self, kind: str, name: str) -> bool:
+        """Whether there is such an object that is in no namespace."""
+        return bool(self.run("get", kind, name, "-o", "name", "--ignore-not-found").strip())
 
     def get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
         text = self.run("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
@@ -158,66 +166,100 @@ class Scene:
         self.kubectl = Kubectl(cluster.kubeconfig, built["kubectl"])
         self.helm = built["helm"]
         self.operator_image = images.operator_image()
-        self.registry_images = {
-            "v3": images.registry_image("3.1.2"),
-            "v2": images.registry_image("2.8.2"),
-        }
+        self._registry_images: dict[str, str] = {}
+        self._to_remove: list[tuple[str, str]] = []
+        self._namespaces: list[str] = []
 
     # -- operator ----------------------------------------------------------------------------------------------------
 
     def install_operator(self, keeper: Mapping[str, str] = SHORT_KEEPER) -> None:
         """`helm upgrade --install` of our chart with the images built here; waits until it is ready."""
-        for image in (self.operator_image, *self.registry_images.values()):
-            self.cluster.load_image(image.archive)
+        self._note_what_will_be_ours()
+        self.cluster.load_image(self.operator_image.archive)
         repository, _, tag = self.operator_image.reference.rpartition(":")
         values = {
             "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"},
-            "registryImages": {
-                series: image.reference for series, image in self.registry_images.items()
-            },
+            "registryImages": {"v3": self.registry_image("v3")},
             "keeper": dict(keeper),
         }
-        subprocess.run(
-            [
-                str(self.helm),
-                f"--kubeconfig={self.cluster.kubeconfig}",
-                "upgrade",
-                "--install",
-                "pullthrough",
-                str(ROOT / "charts" / "pullthrough"),
-                "-n",
-                NAMESPACE,
-                "--create-namespace",
-                "--wait",
-                "--timeout=120s",
-                "-f",
-                "-",
-            ],
-            input=yaml.safe_dump(values),
-            text=True,
-            check=True,
-            capture_output=True,
-            timeout=180,
+        chart = str(ROOT / "charts" / "pullthrough")
+        self._helm(
+            "installing the operator",
+            *("upgrade", "--install", RELEASE, chart, "--create-namespace", "--wait"),
+            *("--timeout=120s", "-f", "-"),
+            stdin=yaml.safe_dump(values),
         )
+
+    def leave(self) -> None:
+        """Remove all that was made here from a cluster that outlives the run; what was there before stays."""
+        if not self.cluster.outlives_the_run:
+            return
+        if self._namespaces:
+            self.kubectl.run(
+                *("delete", "namespace", *self._namespaces, "--ignore-not-found"),
+                "--timeout=180s",
+                timeout=200,
+            )
+        if not self._to_remove:
+            return
+        self._helm(
+            "uninstalling the operator",
+            *("uninstall", RELEASE, "--ignore-not-found", "--wait", "--timeout=120s"),
+        )
+        for kind, name in self._to_remove:
+            self.kubectl.run(
+                *("delete", kind, name, "--ignore-not-found", "--timeout=120s"), timeout=130
+            )
+
+    def _note_what_will_be_ours(self) -> None:
+        """The chart leaves its CRD, and Helm the namespace, when it is uninstalled."""
+        lasting = [("customresourcedefinition", DEFINITION), ("namespace", NAMESPACE)]
+        there = [each for each in lasting if self.kubectl.exists(*each)]
+        if there and not self.cluster.is_here:
+            found = " and ".join(" ".join(each) for each in there)
+            msg = f"this cluster has {found}: somebody's caches are not played with"
+            raise Unavailable(msg)
+        self._to_remove += [each for each in lasting if each not in (*there, *self._to_remove)]
+
+    def _helm(self, doing: str, *args: str, stdin: str | None = None) -> None:
+        run(
+            [self.helm, f"--kubeconfig={self.cluster.kubeconfig}", "-n", NAMESPACE, *args],
+            doing,
+            within=180,
+            error=StoryFailed,
+            stdin=stdin,
+        )
+
+    def registry_image(self, series: str) -> str:
+        """The reference of a registry's image; built and given to the node when it is first asked for."""
+        if series not in self._registry_images:
+            image = images.registry_image(VERSIONS[series])
+            self.cluster.load_image(image.archive)
+            self._registry_images[series] = image.reference
+        return self._registry_images[series]
 
     def operator_pod(self) -> dict[str, Any]:
-        pods = [
-            p
-            for p in self.kubectl.list("pods", NAMESPACE)
-            if not p["metadata"].get("deletionTimestamp")
-        ]
-        return eventually("an operator pod", lambda: pods[0] if pods else None)
+        """The one that is not on its way out."""
 
-    def kill_operator(self) -> None:
-        """SIGKILL, as a crash would be: the pod goes without grace, its Deployment makes another."""
-        self.kubectl.delete(
-            "pod", self.operator_pod()["metadata"]["name"], NAMESPACE, "--grace-period=0", "--force"
-        )
+        def look() -> dict[str, Any] | None:
+            pods = self.kubectl.list("pods", NAMESPACE)
+            staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+            return staying[0] if staying else None
+
+        return eventually("an operator pod", look)
+
+    def delete_operator_pod(self, *args: str) -> None:
+        """Its Deployment makes another; with --force and no grace it goes as with its node."""
+        name = self.operator_pod()["metadata"]["name"]
+        self.kubectl.delete("pod", name, NAMESPACE, *args)
 
     # -- namespaces, upstream, plain registry ------------------------------------------------------------------------
 
     @contextmanager
     def namespace(self, name: str) -> Iterator[str]:
+        if not self.cluster.is_here and self.kubectl.exists("namespace", name):
+            msg = f"this cluster has a namespace {name}, which is not ours"
+            raise StoryFailed(msg)
         self.kubectl.apply(
             {
                 "apiVersion": "v1",
@@ -228,6 +270,7 @@ class Scene:
                 },
             }
         )
+        self._namespaces.append(name)
         try:
             yield name
         finally:
@@ -303,7 +346,7 @@ class Scene:
                             "containers": [
                                 {
                                     "name": "registry",
-                                    "image": self.registry_images["v3"].reference,
+                                    "image": self.registry_image("v3"),
                                     "imagePullPolicy": "IfNotPresent",
                                     "args": ["serve", "/config/config.yml"],
                                     "securityContext": _container_security(),
@@ -340,6 +383,16 @@ class Scene:
             msg = f"no Service {namespace}/{service}"
             raise StoryFailed(msg)
         return f"http://{found['spec']['clusterIP']}:5000"
+
+    @staticmethod
+    def reaches(address: str) -> bool:
+        """Whether this machine has a way to that Service; a story's pulls come from here."""
+        parts = urlsplit(address)
+        try:
+            with socket.create_connection((str(parts.hostname), parts.port or 80), timeout=5):
+                return True
+        except OSError:
+            return False
 
     # -- our caches --------------------------------------------------------------------------------------------------
 
@@ -427,6 +480,51 @@ class Scene:
     ) -> dict[str, Any] | None:
         return self.kubectl.get("pod", f"{name}-{member}-0", namespace)
 
+    def plain_restart(
+        self, namespace: str, name: str, address: str, references: Sequence[str]
+    ) -> float:
+        """Delete the member's pod; seconds without service until a pull succeeds again, as any change of a registry costs.
+
+        What else a registry is restarted for is compared with this, in the same run: absolute times are the machine's.
+        """
+        pod = self.member_pod(namespace, name)
+        if pod is None:
+            msg = f"{name} has no pod to restart"
+            raise StoryFailed(msg)
+        with content.PullLoop(address, references) as loop:
+            self.kubectl.delete("pod", pod["metadata"]["name"], namespace)
+            self.until_another_pod(namespace, name, pod["metadata"]["uid"])
+            loop.until_good(60)
+        return loop.longest_gap
+
+    def until_another_pod(self, namespace: str, name: str, than_uid: str) -> None:
+        """Waits until the member has a pod that is ready and not that one."""
+
+        def look() -> bool:
+            pod = self.member_pod(namespace, name)
+            return pod is not None and pod["metadata"]["uid"] != than_uid and is_ready(pod)
+
+        eventually(f"another pod of {namespace}/{name} to be ready", look)
+
+    def keeper_report(self, namespace: str, name: str = "cache") -> dict[str, Any]:
+        """What the keeper beside the member's registry says, asked by way of the API server."""
+        pod = f"{name}-0-0:{KEEPER_PORT}"
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/proxy/report"
+        said: dict[str, Any] = json.loads(self.kubectl.run("get", "--raw", path))
+        return said
+
+    def until_canary_passed(self, namespace: str, name: str = "cache") -> None:
+        """Waits until the planted artifact is gone, link and data: the proof that this registry deletes what expires."""
+
+        def look() -> bool:
+            canary = self.keeper_report(namespace, name)["canary"]
+            if canary not in {"Pending", "Passed"}:
+                msg = f"the canary of {namespace}/{name} is {canary}"
+                raise StoryFailed(msg)
+            return bool(canary == "Passed")
+
+        eventually(f"the canary of {namespace}/{name} to pass", look, within=90)
+
     def jobs(self, namespace: str) -> list[dict[str, Any]]:
         return self.kubectl.list("jobs", namespace, "pullthrough.dev/cache")
 
@@ -509,6 +607,11 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     )
 
 
+def allowed_gap(restart: float) -> float:
+    """How long a pull may fail beside a plain restart of `restart` seconds: half as long again, and what a busy machine adds."""
+    return 1.5 * restart + 5
+
+
 def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
 
@@ -536,6 +639,7 @@ __all__ = [
     "Kubectl",
     "Scene",
     "StoryFailed",
+    "allowed_gap",
     "content",
     "eventually",
     "is_ready",

@@ -22,6 +22,10 @@ class Cluster(Protocol):
 
     name: str
     kubeconfig: Path
+    is_here: bool
+    """Its node is on this machine: processes of pods can be seen, addresses of pods and services reached."""
+    outlives_the_run: bool
+    """`stop` leaves it: whoever makes something in it removes it."""
 
     def load_image(self, archive: Path) -> None:
         """Give every node the image in this archive."""
@@ -51,4 +55,4 @@ def start(provider: str | None = None, images: Sequence[Path] = ()) -> Cluster:
             return current.start(images)
         case unknown:
             msg = f"E2E_CLUSTER is {unknown!r}; there are 'local' and 'current'"
-            raise ValueError(msg)
+            raise ClusterError(msg)

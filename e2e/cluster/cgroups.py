@@ -44,6 +44,20 @@ def daemons(slot: Slot) -> Path:
     return (unified or mounts)[0] / slot.name / _DAEMONS
 
 
+def of_pods() -> Iterator[Path]:
+    """The groups of all pods of our clusters, in one hierarchy; kubelet names them by the pods' uids."""
+    for mount in _mounts():
+        found = [
+            folder
+            for kubepods in mount.glob("ptc-*/kubepods")
+            for part in (kubepods, kubepods / "burstable", kubepods / "besteffort")
+            for folder in part.glob("pod*")
+        ]
+        if found:
+            yield from found
+            return
+
+
 def kill_all(slot: Slot, within: float = 30) -> None:
     """End everything in the cluster's groups: daemons, shims, containers."""
     deadline = time.monotonic() + within

@@ -20,7 +20,8 @@ def run(
     *,
     within: float,
     check: bool = True,
-    error: type[ClusterError] = ClusterError,
+    error: type[Exception] = ClusterError,
+    stdin: str | None = None,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
@@ -34,7 +35,7 @@ def run(
             words,
             env=environment,
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -46,7 +47,7 @@ def run(
         msg = f"{doing} needs {words[0]}, which is not on this machine"
         raise Unavailable(msg) from missing
     try:
-        said, complained = process.communicate(timeout=within)
+        said, complained = process.communicate(stdin, timeout=within)
     except BaseException as interruption:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -66,6 +67,7 @@ def _leave(process: subprocess.Popen[str]) -> None:
     """Wait a little and no longer: what hangs in the kernel does not obey even SIGKILL."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)
-    for pipe in (process.stdout, process.stderr):
+    for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(OSError):  # what is still to be written to one that was ended
+                pipe.close()

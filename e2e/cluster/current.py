@@ -19,10 +19,12 @@ class CurrentCluster:
     """Somebody's cluster. Where it is one of `local`, what only that can do is passed on to it."""
 
     name = "current"
+    outlives_the_run = True
 
     def __init__(self, kubeconfig: Path, ours: local.LocalCluster | None) -> None:
         """Nothing is asked of the cluster here."""
         self.kubeconfig = kubeconfig
+        self.is_here = ours is not None
         self._ours = ours
 
     def load_image(self, archive: Path) -> None:

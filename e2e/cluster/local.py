@@ -44,6 +44,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 class LocalCluster:
     """A cluster in its slot; also one that another command started."""
 
+    is_here = True
+    outlives_the_run = False
+
     def __init__(self, slot: Slot) -> None:
         """Nothing is started; see `start`."""
         self.slot = slot
