@@ -17,6 +17,7 @@ from pathlib import Path
 from e2e.cluster import locks
 from e2e.cluster.errors import Unavailable
 from e2e.cluster.processes import Started, describe
+from e2e.cluster.programs import say
 
 COUNT = 16
 _FIRST = int(ipaddress.IPv4Address("198.18.0.0"))
@@ -130,7 +131,12 @@ def write(slot: Slot, record: Record) -> None:
 def locked() -> Iterator[None]:
     """Hold the lock over all slots: nobody takes or leaves one meanwhile."""
     what = "starting or removing a cluster"
-    with locks.held(base_folder() / "lock", what, within=_LONGEST_OF_ANOTHER_RUN):
+    with locks.held(
+        base_folder() / "lock",
+        what,
+        within=_LONGEST_OF_ANOTHER_RUN,
+        waiting=lambda: say(f"waiting for another run that is {what}"),
+    ):
         yield
 
 
