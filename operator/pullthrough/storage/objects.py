@@ -18,6 +18,7 @@ Requests are counted by kind in `requests`: they are what such a storage costs.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ from pullthrough.storage.errors import StorageChanged, StorageNotWritable, Stora
 from pullthrough.storage.store import WHOLE, Facts
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta, UpdateVersion
+    from obstore import ObjectMeta, PutResult, UpdateVersion
     from obstore.store import ClientConfig, RetryConfig
 
 CONCURRENCY = 16
@@ -77,6 +78,9 @@ ENDPOINTS = (
 """Variables that may name an endpoint without TLS."""
 FAILURES = (BaseError, OSError, ValueError)
 """What obstore raises."""
+CONDITION_FAILED = (AlreadyExistsError, NotModifiedError, PreconditionError)
+SAID = re.compile("<Code>([^<]{1,100})</Code>")
+NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 Client = S3Store | GCSStore | AzureStore
 
@@ -212,9 +216,10 @@ class ObjectStore:
         before = self._versions[path] if path in self._versions else self._current(path)
         try:
             self._put(path, data, before if before is not None else "create")
-        except (PreconditionError, AlreadyExistsError, NotModifiedError) as error:
+        except (*CONDITION_FAILED, FileNotFoundError) as error:
             # An answer can get lost: then the retry finds what the first attempt wrote.
             if self.read(path) != data:
+                self._versions[path] = before
                 raise self._changed(path, before) from error
         except NotSupportedError:
             # AWS_CONDITIONAL_PUT=disabled, for a server without: look once more, right before.
@@ -375,9 +380,9 @@ class ObjectStore:
         client = self._client_for(len(data))
         with self._writing(path, "put"):
             done = client.put(path, data, mode=mode, use_multipart=False)
-        self._versions[path] = {"e_tag": done.get("e_tag"), "version": done.get("version")}
+        self._versions[path] = _version(done)
         # When it says that it was written is known only after asking, which the next facts do.
-        self._put_in_tree(path, _Object(len(data), 0, _tag(done.get("e_tag")), is_told=True))
+        self._put_in_tree(path, _Object(len(data), 0, _tag(done["e_tag"]), is_told=True))
 
     def _read_in_parallel(
         self, path_of: Callable[[str], str], names: list[str], limit: int
@@ -423,12 +428,13 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def _reading(self, path: str, kind: str) -> Iterator[None]:
+        """FileNotFoundError is an answer, unless it is the bucket that was not found."""
         self._count(kind)
         try:
             yield
-        except FileNotFoundError:
-            raise
         except FAILURES as error:
+            if isinstance(error, FileNotFoundError) and not NO_BUCKET.search(str(error)):
+                raise
             raise self._unreadable(path, error) from error
 
     @contextlib.contextmanager
@@ -436,20 +442,15 @@ class ObjectStore:
         self._count(kind)
         try:
             yield
-        except (PreconditionError, AlreadyExistsError, NotModifiedError, NotSupportedError):
+        except (*CONDITION_FAILED, NotSupportedError):
             raise
-        except FileNotFoundError as error:
-            if kind == "delete":
-                raise
-            raise self._not_writable(path, error) from error
         except FAILURES as error:
-            raise self._not_writable(path, error) from error
+            if isinstance(error, FileNotFoundError) and not NO_BUCKET.search(str(error)):
+                raise
+            raise StorageNotWritable(self._sentence(path, error)) from error
 
     def _unreadable(self, path: str, error: Exception) -> StorageUnreadable:
         return StorageUnreadable(self._sentence(path, error))
-
-    def _not_writable(self, path: str, error: Exception) -> StorageNotWritable:
-        return StorageNotWritable(self._sentence(path, error))
 
     def _sentence(self, path: str, error: Exception) -> str:
         where = f"{self.name}/{path}" if path else self.name
@@ -563,8 +564,13 @@ def _tag(etag: str | None) -> int:
     return zlib.crc32((etag or "").strip('"').encode())
 
 
-def _version(meta: ObjectMeta) -> UpdateVersion:
-    return {"e_tag": meta["e_tag"], "version": meta["version"]}
+def _version(meta: ObjectMeta | PutResult) -> UpdateVersion:
+    version: UpdateVersion = {}
+    if meta["e_tag"] is not None:
+        version["e_tag"] = meta["e_tag"]
+    if meta["version"] is not None:
+        version["version"] = meta["version"]
+    return version
 
 
 def _when(nanoseconds: int) -> str:
@@ -581,5 +587,10 @@ def _first(parts: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 
 def _short(error: Exception) -> str:
-    """The first line that says something: obstore appends the whole request."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    """The line that says what happened, and the server's code for it: obstore appends all it knows,
+    parts of the signature among it."""
+    text = str(error)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
+    said = SAID.search(text)
+    line = line.partition(": <?xml")[0].rpartition("Error performing ")[2]
+    return f"{line} ({said[1]})" if said else line
