@@ -76,8 +76,9 @@ ENDPOINTS = (
     "AZURE_ENDPOINT",
 )
 """Variables that may name an endpoint without TLS."""
-FAILURES = (BaseError, OSError, ValueError)
+FAILURES = (BaseError, OSError, ValueError, NotImplementedError)
 """What obstore raises."""
+UNSUPPORTED = (NotSupportedError, NotImplementedError)
 CONDITION_FAILED = (AlreadyExistsError, NotModifiedError, PreconditionError)
 SAID = re.compile("<Code>([^<]{1,100})</Code>")
 NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist")
@@ -215,13 +216,14 @@ class ObjectStore:
         """
         before = self._versions[path] if path in self._versions else self._current(path)
         try:
-            self._put(path, data, before if before is not None else "create")
+            # A version without an etag (of files that another program laid there) allows no condition.
+            self._put(path, data, "create" if before is None else before or "overwrite")
         except (*CONDITION_FAILED, FileNotFoundError) as error:
             # An answer can get lost: then the retry finds what the first attempt wrote.
             if self.read(path) != data:
                 self._versions[path] = before
                 raise self._changed(path, before) from error
-        except NotSupportedError:
+        except UNSUPPORTED:
             # AWS_CONDITIONAL_PUT=disabled, for a server without: look once more, right before.
             if self._current(path) != before:
                 raise self._changed(path, before) from None
@@ -442,7 +444,7 @@ class ObjectStore:
         self._count(kind)
         try:
             yield
-        except (*CONDITION_FAILED, NotSupportedError):
+        except (*CONDITION_FAILED, *UNSUPPORTED):
             raise
         except FAILURES as error:
             if isinstance(error, FileNotFoundError) and not NO_BUCKET.search(str(error)):
