@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.registry.hammer import files_of
 from tests.registry.servers import Registry, Series, answers
 
 KEY, SECRET, REGION, BUCKET = "tests", "tests-secret", "us-east-1", "images"
@@ -92,7 +93,7 @@ class S3:
     def keys(self, prefix: str) -> set[str]:
         """Keys below a prefix, without it."""
         base = self.bucket / prefix
-        return {str(path.relative_to(base)) for path in base.rglob("*") if path.is_file()}
+        return {os.path.relpath(path, base) for path in files_of(base)}
 
 
 def cache_config(

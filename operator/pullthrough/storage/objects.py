@@ -17,6 +17,7 @@ Requests are counted by kind in `requests`: they are what such a storage costs.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import re
 import sys
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta, PutResult, UpdateVersion
     from obstore.store import ClientConfig, RetryConfig
 
-CONCURRENCY = 16
+CONCURRENCY = 32
 """Requests under way at once."""
 TIMEOUT = timedelta(seconds=30)
 """For a request: a page of a listing, a link, a small write."""
@@ -322,9 +323,9 @@ class ObjectStore:
                 raise
 
     def _list_below(self, prefix: str, tree: _Tree) -> list[str]:
-        """List a prefix page by page; once that has taken as long as listing what is below it in
-        parallel would, return those prefixes instead. So it takes at most about twice the time of
-        the better way, whichever that is, and a small storage takes few requests."""
+        """List a prefix page by page; or, once it looks as if listing what is below it in parallel
+        takes less time, or as if nothing can be told, return the prefixes below instead. It takes
+        at most about twice the time of the better way, and a small storage takes few requests."""
         children: list[str] | None = None
         for pages, page in enumerate(self._pages(prefix), start=1):
             with self._lock:
@@ -333,8 +334,12 @@ class ObjectStore:
             if len(page) < self._page or not _is_splittable(prefix):
                 continue
             if children is None:
-                children = self._list_level(prefix)
-            if children and pages * CONCURRENCY >= len(children):
+                children = sorted(self._list_level(prefix))
+            # Listings are in order nearly everywhere: how far is this one? Only time depends on it.
+            passed = max(1, bisect.bisect(children, page[-1]["path"]))
+            left = pages * (len(children) / passed - 1)
+            rounds = len(children) / CONCURRENCY
+            if children and (left > rounds or pages >= rounds):
                 return children
         return []
 
