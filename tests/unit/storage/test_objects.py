@@ -1,6 +1,6 @@
-"""What of the object store needs no server; everything else runs on a real one in tests/registry/test_object_store.py.
+"""What of the object store needs no server; everything else runs on real ones in tests/registry/test_object_store*.py.
 
-For Google Cloud Storage and Azure this is all that is tested: that their clients can be made.
+For Google Cloud Storage this is all that is tested: that its client can be made.
 """
 
 from __future__ import annotations
