@@ -102,7 +102,7 @@ PROGRAMS: dict[str, _GoProgram | _DebianProgram] = {
         recipe="versitygw",
         package="github.com/versity/versitygw/cmd/versitygw",
         version="1.8.0",
-        cold="about 1 min",
+        cold="about 2 min",
         flags="-X main.Version=v1.8.0",
     ),
     "registry-2.8.2": _DebianProgram(

@@ -257,15 +257,15 @@ class ObjectStore:
         found = self._find(path)
         if isinstance(found, dict) or (found is None and self._look(path) is None):
             return False
+        was_there = True
         try:
             with self._writing(path, "delete"):
                 self._client.delete(path)
         except FileNotFoundError:
-            return False
-        finally:
-            self._versions.pop(path, None)
+            was_there = False
+        self._versions.pop(path, None)
         self._put_in_tree(path, None)
-        return True
+        return was_there
 
     def rmdir(self, path: str) -> bool:
         """See Store: what nothing lies below is not there."""
