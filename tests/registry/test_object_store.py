@@ -155,14 +155,14 @@ def test_everything_filled_with_gc_off_expires_once_reseeded_over_s3(
 
     planned = run(s3, "reseed", "--storage", STORAGE, "--ttl", "1m", "--dry-run", "--json")
     assert planned.returncode == 0, planned.stderr
-    assert json.loads(planned.stdout)["entries"] == ARTIFACTS
+    assert json.loads(planned.stdout.splitlines()[-1])["entries"] == ARTIFACTS
     assert state_of(s3) == {}
     done = run(s3, "reseed", "--storage", STORAGE, "--ttl", "1m", "--spread", "55s")
     assert done.returncode == 0, done.stderr
     reseeded = time.time()
     assert len(state_of(s3)) == ARTIFACTS
     audited = run(s3, "audit", "--storage", STORAGE, "--json")
-    assert json.loads(audited.stdout)["covered"] == ARTIFACTS
+    assert json.loads(audited.stdout.splitlines()[-1])["covered"] == ARTIFACTS
 
     for registry, prefix in ((cache, PREFIX), (control, "control")):
         servers_s3.configure(registry, series, s3, upstream, prefix=prefix, ttl="1m")
