@@ -13,7 +13,8 @@ from typing import Any
 
 from pullthrough.storage import program, statefile, survey
 from pullthrough.storage.errors import StateMalformed, StorageError
-from pullthrough.storage.store import Clock, FileStore, Store, SystemClock
+from pullthrough.storage.opening import open_store
+from pullthrough.storage.store import Clock, Store, SystemClock
 from pullthrough.storage.survey import Leak
 
 EXPLANATIONS: dict[Leak, str] = {
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(argv)
     try:
-        report = audit(FileStore(given.storage), SystemClock(), ttl=given.ttl)
+        report = audit(open_store(given.storage), SystemClock(), ttl=given.ttl)
     except StorageError as error:
         sys.stderr.write(f"pullthrough audit: {error.message}\n")
         return 2

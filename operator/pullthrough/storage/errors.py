@@ -3,7 +3,8 @@
 StorageError
 ├── StorageUnreadable               something could not be read (anything but "is not there")
 ├── StorageNotWritable              read-only, wrong owner, input/output error on a write
-│   └── StorageFull                 no space or quota left
+│   ├── StorageFull                 no space or quota left
+│   └── StorageChanged              somebody else wrote what was to be written over
 ├── StorageBelongsToOtherUpstream   the marker names another upstream host
 ├── StorageUnmarked                 content, but no marker that says whose it is
 ├── MemoryLimitTooLow               the registry would be killed for memory with this state
@@ -40,6 +41,12 @@ class StorageFull(StorageNotWritable):
     """There is no space (or quota) for what must be written."""
 
     reason = "StorageFull"
+
+
+class StorageChanged(StorageNotWritable):
+    """What was to be written over is no longer what was read; it was left as it is now."""
+
+    reason = "StorageChanged"
 
 
 class StorageBelongsToOtherUpstream(StorageError):

@@ -13,7 +13,8 @@ from typing import Any
 
 from pullthrough.storage import expiry, layout, program, state, statefile, survey
 from pullthrough.storage.errors import StateMalformed, StorageError
-from pullthrough.storage.store import Clock, FileStore, Store, SystemClock, replace
+from pullthrough.storage.opening import open_store
+from pullthrough.storage.store import Clock, Store, SystemClock, replace
 
 
 def reseed(
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     try:
         done = reseed(
-            FileStore(given.storage),
+            open_store(given.storage),
             SystemClock(),
             ttl=given.ttl,
             spread=given.spread,

@@ -1,8 +1,8 @@
 """The seam: every read and write of the storage programs goes through a Store.
 
 Paths are relative to the storage driver's root directory. Mutating calls are as small as the
-system's, so that a test can stop a program after any one of them. `replace` builds the atomic
-write from them; programs use that, never `create` alone.
+system's, so that a test can stop a program after any one of them. `replace` is the atomic write;
+programs use that, never `create` alone.
 """
 
 from __future__ import annotations
@@ -91,6 +91,17 @@ class Store(Protocol):
         """Bytes that may still be written."""
         ...
 
+    def refresh(self) -> None:
+        """Forget what was listed before: a new walk begins. Where nothing is kept, nothing is done."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file so that at every instant either the old or the new content is there, whole.
+
+        Raises StorageFull or StorageNotWritable with the old content in place.
+        """
+        ...
+
     def make_directories(self, path: str) -> None:
         """Make a directory and those above it, below the root."""
         ...
@@ -122,27 +133,8 @@ class Store(Protocol):
 
 
 def replace(store: Store, path: str, data: bytes) -> None:
-    """Write a file so that at every instant either the old or the new content is there, whole:
-    aside, fsync, re-read and compare, rename, fsync the directory.
-
-    Raises StorageFull or StorageNotWritable with the old content in place and nothing left aside
-    (but after a kill: names that end in `.tmp`, which `prepare` removes).
-    """
-    directory = path.rpartition("/")[0]
-    if directory:
-        store.make_directories(directory)
-    aside = f"{path}.{os.urandom(8).hex()}{layout.TEMPORARY}"
-    try:
-        store.create(aside, data)
-        if store.read(aside) != data:
-            msg = f"{path}: what was written reads back differently; check the volume"
-            raise StorageNotWritable(msg)
-        store.rename(aside, path)
-    except (StorageNotWritable, StorageUnreadable):
-        with contextlib.suppress(StorageNotWritable):
-            store.unlink(aside)
-        raise
-    store.sync_directory(directory)
+    """Write a file whole: see Store.replace."""
+    store.replace(path, data)
 
 
 class FileStore:
@@ -261,6 +253,28 @@ class FileStore:
         except OSError as error:
             raise _unreadable(self.root, error) from error
         return found.f_bavail * found.f_frsize
+
+    def refresh(self) -> None:
+        """See Store: nothing is kept."""
+
+    def replace(self, path: str, data: bytes) -> None:
+        """See Store: aside, fsync, re-read and compare, rename, fsync the directory. Nothing is left
+        aside (but after a kill: names that end in `.tmp`, which `prepare` removes)."""
+        directory = path.rpartition("/")[0]
+        if directory:
+            self.make_directories(directory)
+        aside = f"{path}.{os.urandom(8).hex()}{layout.TEMPORARY}"
+        try:
+            self.create(aside, data)
+            if self.read(aside) != data:
+                msg = f"{path}: what was written reads back differently; check the volume"
+                raise StorageNotWritable(msg)
+            self.rename(aside, path)
+        except (StorageNotWritable, StorageUnreadable):
+            with contextlib.suppress(StorageNotWritable):
+                self.unlink(aside)
+            raise
+        self.sync_directory(directory)
 
     def make_directories(self, path: str) -> None:
         """See Store."""

@@ -32,8 +32,9 @@ from pullthrough.storage.keeper.server import Server
 from pullthrough.storage.keeper.settings import Settings
 from pullthrough.storage.keeper.survey import UPLOAD_LEAKS, Survey, Suspect
 from pullthrough.storage.keeper.upstream import Probed
+from pullthrough.storage.opening import open_store
 from pullthrough.storage.state import SECOND
-from pullthrough.storage.store import Clock, FileStore, Store, SystemClock
+from pullthrough.storage.store import Clock, Store, SystemClock
 
 TICK = 1.0
 """Seconds between two looks at the canary and the TTL state."""
@@ -289,7 +290,7 @@ def main(argv: list[str]) -> int:
     clock, board = SystemClock(), Board()
     try:
         try:
-            store = FileStore(options.storage)
+            store = open_store(options.storage)
         except StorageError as error:
             sys.stderr.write(error.message + "\n")
             return 1

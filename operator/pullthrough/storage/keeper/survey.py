@@ -101,6 +101,7 @@ def look(store: Store, *, deep: bool, canary_digest: str | None = None) -> Surve
 
     Raises StorageUnreadable if a directory cannot be listed.
     """
+    store.refresh()
     walk = _Walk(store)
     repositories = tuple(inventory.repositories(store))
     pairs = list(_links(walk))
