@@ -152,6 +152,17 @@ def test_what_cannot_be_read_aborts_with_everything_as_it_was(tree: Tree, broken
     assert (everything(tree), tree.files()) == before
 
 
+def test_one_link_that_cannot_be_read_keeps_its_data(tree: Tree) -> None:
+    key = tree.layer("only/layer", b"its only link cannot be read")
+    untidy(tree)
+    before = everything(tree), tree.files()
+    store = UnreadableStore(tree.root)
+    store.broken = f"{key.rpartition(':')[2]}/link"
+    with pytest.raises(StorageUnreadable):
+        sweep.offline(store, FakeClock(NOW), SILENT)
+    assert (everything(tree), tree.files()) == before
+
+
 def test_killed_after_any_step_the_next_run_ends_the_same(tmp_path: Path) -> None:
     undisturbed = Tree(tmp_path / "undisturbed")
     untidy(undisturbed)
