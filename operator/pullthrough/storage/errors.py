@@ -5,6 +5,7 @@ StorageError
 ├── StorageNotWritable              read-only, wrong owner, input/output error on a write
 │   ├── StorageFull                 no space or quota left
 │   └── StorageChanged              somebody else wrote what was to be written over
+├── StorageInUse                    a registry writes while it must not run
 ├── StorageBelongsToOtherUpstream   the marker names another upstream host
 ├── StorageUnmarked                 content, but no marker that says whose it is
 ├── MemoryLimitTooLow               the registry would be killed for memory with this state
@@ -26,9 +27,16 @@ class StorageError(Exception):
 
 
 class StorageUnreadable(StorageError):
-    """A file or directory is there and cannot be read; nothing may be concluded from it."""
+    """A file or directory is there and cannot be read; nothing may be concluded from it.
+
+    `symbolic_link` is the link's path where that is why.
+    """
 
     reason = "StorageUnreadable"
+
+    def __init__(self, message: str, symbolic_link: str | None = None) -> None:
+        super().__init__(message)
+        self.symbolic_link = symbolic_link
 
 
 class StorageNotWritable(StorageError):
@@ -47,6 +55,12 @@ class StorageChanged(StorageNotWritable):
     """What was to be written over is no longer what was read; it was left as it is now."""
 
     reason = "StorageChanged"
+
+
+class StorageInUse(StorageError):
+    """Something changed on the storage between two looks: a registry runs on it."""
+
+    reason = "StorageInUse"
 
 
 class StorageBelongsToOtherUpstream(StorageError):
