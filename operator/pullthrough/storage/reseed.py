@@ -44,8 +44,10 @@ def reseed(
     )
     content = state.format(schedule.entries)
     if not dry_run:
+        statefile.clear_aside(store)
+        statefile.clear_aside(store, statefile.ASIDE)
         if is_malformed:
-            statefile.set_aside(store)
+            statefile.copy_aside(store)
         replace(store, layout.STATE, content)
     expiries = [entry.expiry for entry in schedule.entries.values()]
     return {

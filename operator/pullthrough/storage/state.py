@@ -35,6 +35,7 @@ PROBLEM_NOT_AN_OBJECT = "not-an-object"
 PROBLEM_BAD_ENTRY = "bad-entry"
 PROBLEM_BAD_TIME = "bad-time"
 PROBLEM_BAD_TYPE = "bad-type"
+PROBLEM_TOO_LARGE = "too-large"
 
 _KINDS = (layout.Kind.BLOB, layout.Kind.MANIFEST)
 _FIELDS = ["Key", "ExpiryData", "EntryType"]
@@ -98,6 +99,15 @@ def parse(raw: bytes) -> State:
         else:
             entries[key] = Entry(expiry, _KINDS[kind])
     return State(entries=entries, odd=odd)
+
+
+def too_large(path: str, size: int, limit: int) -> StateMalformed:
+    """The error for a file that is not even read."""
+    msg = (
+        f"{path}: {size} bytes, and no registry lives with a TTL state of more than {limit};"
+        " stop the registry and run `pullthrough reseed` to rebuild it"
+    )
+    return StateMalformed(PROBLEM_TOO_LARGE, msg)
 
 
 def format(entries: Mapping[str, Entry]) -> bytes:
