@@ -48,9 +48,17 @@ class Ending:
     """The error's type and message; a traceback where it was none of the program's own."""
 
 
-def run(program: Program) -> Ending:
-    """Run to the end, counting."""
-    return _fork(program, lambda number, name: None)
+def run(program: Program, *, user: int | None = None) -> Ending:
+    """Run to the end, counting; with `user` (only for root) as that user and no other group."""
+
+    def demoted() -> object:
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+        return program()
+
+    return _fork(demoted, lambda number, name: None)
 
 
 def run_killed(program: Program, at: int, *, half: bool = False) -> Ending:

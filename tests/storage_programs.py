@@ -181,16 +181,21 @@ CASES: dict[str, Case] = {
 
 
 def reachable(tree: Tree) -> dict[str, bytes]:
-    """What a pull can be served from: good links whose data is there, and those data. Aliases and
-    canaries are not among them."""
+    """What a pull can be served from: good links whose data is there, and those data, by path, also
+    where a registry follows symbolic links to them. Aliases and canaries are not among them."""
     found: dict[str, bytes] = {}
-    for path in tree.root.rglob("link"):
+    for directory, _, files in os.walk(tree.root, followlinks=True):
+        path = Path(directory) / "link"
+        if "link" not in files:
+            continue
         where = str(path.relative_to(tree.root))
         artifact = layout.parse_link_path(where)
         if artifact is None or artifact.repository == canary.REPOSITORY:
             continue
         data = tree.root / layout.blob_path(artifact.digest)
-        if path.read_text() == artifact.digest and data.exists() and data.stat().st_size:
+        if not path.is_file() or not data.is_file() or not data.stat().st_size:
+            continue
+        if path.read_text() == artifact.digest:
             found[where] = path.read_bytes()
             found[str(data.relative_to(tree.root))] = data.read_bytes()
     return found

@@ -136,7 +136,10 @@ def prepare(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
         problem="; ".join(run.problems) or None,
     )
     _attempt(run, lambda: marker.write_start(store, start))
-    state_facts = store.facts(layout.STATE)
+    try:
+        state_facts = store.facts(layout.STATE)
+    except StorageUnreadable:
+        state_facts = None
     return {
         "entries": len(entries),
         "artifacts": len(run.found.artifacts),
