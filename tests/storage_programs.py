@@ -132,28 +132,28 @@ def _migrate(store: Store, clock: FakeClock) -> object:
     return migrate.migrate(store, clock, JOB_OPTIONS)
 
 
-def _keeper(store: Store, clock: FakeClock) -> keep.Keeper:
+def keeper(store: Store, clock: FakeClock) -> keep.Keeper:
     words = "--storage x --series v3 --ttl 24h --upstream-url http://127.0.0.1:9 --rate 1000000"
     return keep.Keeper(settings.parse(words.split()), store, clock, keep.Board())
 
 
 def _keep(store: Store, clock: FakeClock) -> object:
     """Sweeps, until there is nothing left that a sweep removes."""
-    keeper = _keeper(store, clock)
+    looking = keeper(store, clock)
     for _ in range(6):
-        keeper.sweep()
+        looking.sweep()
         clock.time += 30 * HOUR
     return None
 
 
 def _repair(store: Store, clock: FakeClock) -> object:
     """Looks at a torn state behind a closed port."""
-    keeper = _keeper(store, clock)
+    looking = keeper(store, clock)
     for _ in range(4):
-        keeper.tick(port_was_open=False, opened=None)
+        looking.tick(port_was_open=False, opened=None)
         clock.time += 100 * SECOND
     for _ in range(3):
-        keeper.sweep()
+        looking.sweep()
         clock.time += 30 * HOUR
     return None
 
