@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     try:
         report = audit(FileStore(given.storage), SystemClock(), ttl=given.ttl)
     except StorageError as error:
-        sys.stderr.write(f"pullthrough audit: {error.message}\n")
+        sys.stderr.write(f"pullthrough audit: {program.printable(error.message)}\n")
         return 2
     if given.json:
         sys.stdout.write(json.dumps({"version": 1, **report}) + "\n")
@@ -86,6 +86,7 @@ def _text(report: Mapping[str, Any]) -> str:
         count = report["leaks"].get(leak.value)
         if count:
             lines.append(
-                f"{count:8} {EXPLANATIONS[leak]}, such as {report['examples'][leak.value][0]}"
+                f"{count:8} {EXPLANATIONS[leak]}, such as"
+                f" {program.printable(report['examples'][leak.value][0])}"
             )
     return "\n".join(lines) + "\n"

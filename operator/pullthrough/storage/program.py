@@ -56,6 +56,16 @@ def ttl(text: str) -> int:
     return nanoseconds
 
 
+def printable(text: str) -> str:
+    """A path or message as a terminal may see it: names on a storage are anybody's, and can be no
+    UTF-8 or hold what a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 def finish(
     work: Callable[[], Mapping[str, Any]], termination_message: str | None, *, failed: int = 1
 ) -> int:

@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
             dry_run=given.dry_run,
         )
     except StorageError as error:
-        sys.stderr.write(f"pullthrough reseed: {error.message}\n")
+        sys.stderr.write(f"pullthrough reseed: {program.printable(error.message)}\n")
         return error.exit_code
     if given.json:
         sys.stdout.write(json.dumps({"version": 1, **done}) + "\n")

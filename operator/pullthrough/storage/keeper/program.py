@@ -32,6 +32,7 @@ from pullthrough.storage.keeper.server import Server
 from pullthrough.storage.keeper.settings import Settings
 from pullthrough.storage.keeper.survey import UPLOAD_LEAKS, Survey, Suspect
 from pullthrough.storage.keeper.upstream import Probed
+from pullthrough.storage.program import printable
 from pullthrough.storage.state import SECOND
 from pullthrough.storage.store import Clock, FileStore, Store, SystemClock
 
@@ -291,7 +292,7 @@ def main(argv: list[str]) -> int:
         try:
             store = FileStore(options.storage)
         except StorageError as error:
-            sys.stderr.write(error.message + "\n")
+            sys.stderr.write(printable(error.message) + "\n")
             return 1
         keeper = Keeper(options, store, clock, board)
         server = Server(
