@@ -17,7 +17,7 @@ from pullthrough.storage import audit, canary, prepare, reseed, state, statefile
 from pullthrough.storage.errors import StateMalformed, StorageError
 from pullthrough.storage.store import FileStore
 from tests import interrupted
-from tests.storage_programs import CASES, NOW, ON, TTL, arranged, covered, plain, reachable
+from tests.storage_programs import CASES, NOW, ON, TTL, arranged, covered, keeper, plain, reachable
 from tests.storage_trees import SECOND, CountingStore, FakeClock, Tree
 
 PROGRAMS: dict[str, Callable[[Tree], object]] = {
@@ -141,20 +141,22 @@ def test_names_that_are_not_utf_8_or_would_talk_to_a_terminal(
         cli.main(["audit", "--storage", str(tree.root), "--x\x1b"])
 
 
-def test_ten_thousand_nested_directories(tree: Tree) -> None:
+def test_ten_thousand_nested_directories(memory: Path) -> None:
+    tree = Tree(memory / "storage")
     covered(tree)
     served = reachable(tree)
-    for start in [tree.repositories / "a", tree.blobs / "sha256", tree.root / "pullthrough"]:
+    for start, depth in [(tree.repositories / "a", 10_000), (tree.blobs / "sha256", 1_000)]:
         descriptor = os.open(start, os.O_RDONLY)
-        for _ in range(10_000):
+        for _ in range(depth):
             os.mkdir("d", dir_fd=descriptor)
             below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = below
         os.close(descriptor)
     try:
-        for run in PROGRAMS.values():
-            run(tree)
+        for program in ["audit", "prepare", "reseed", "migrate"]:
+            PROGRAMS[program](tree)
+        keeper(tree.store, FakeClock(NOW)).sweep()
         assert served.items() <= {path: (tree.root / path).read_bytes() for path in served}.items()
     finally:
         # shutil.rmtree and pytest's own cleaning recurse.
