@@ -44,10 +44,11 @@ class Decoder:
 
 
 @contextmanager
-def running() -> Iterator[Decoder]:
-    """Build and start it; it ends with the context."""
+def running(kept: Path | None = None) -> Iterator[Decoder]:
+    """Build and start it; it ends with the context. `kept`: a folder that stays, for a caller that
+    does not come back."""
     with tempfile.TemporaryDirectory(prefix="pullthrough-") as directory:
-        program = Path(directory) / "decoder"
+        program = (kept or Path(directory)).resolve() / "decoder"
         subprocess.run(["go", "build", "-o", program, SOURCE], check=True)
         with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             yield Decoder(process)
