@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
 
-from pullthrough.storage import canary, layout, migrate, prepare, reseed, state
+from pullthrough.storage import (
+    canary,
+    layout,
+    migrate,
+    prepare,
+    program,
+    purge,
+    reseed,
+    state,
+    sweep,
+)
 from pullthrough.storage.keeper import program as keep
 from pullthrough.storage.keeper import settings
 from pullthrough.storage.store import Store
@@ -158,7 +168,22 @@ def _repair(store: Store, clock: FakeClock) -> object:
     return None
 
 
+def _sweep(store: Store, clock: FakeClock) -> object:
+    return sweep.offline(store, clock, program.Sayer("sweep", as_json=True))
+
+
+def _purge(store: Store, clock: FakeClock) -> object:
+    return purge.offline(
+        store,
+        clock,
+        program.Sayer("purge", as_json=True),
+        purge.Wanted(repository="library/alpine"),
+    )
+
+
 CASES: dict[str, Case] = {
+    "sweep": Case(arrange=untidy, run=_sweep),
+    "purge": Case(arrange=covered, run=_purge, removes_expired=True),
     "prepare, nothing there": Case(arrange=lambda tree: None, run=_prepare(ON)),
     "prepare, first start": Case(arrange=plain, run=_prepare(ON)),
     "prepare, new template": Case(arrange=covered, run=_prepare(ON)),

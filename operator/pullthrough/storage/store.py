@@ -506,7 +506,10 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 def _unreadable(path: str, error: OSError) -> StorageUnreadable:
     remedy = _REMEDIES.get(error.errno or 0, "check the volume and who may read it, then try again")
-    return StorageUnreadable(f"{_named(path, error)}: {error.strerror or error}; {remedy}")
+    named = _named(path, error)
+    is_link = error.errno == errno.ELOOP
+    message = f"{named}: {error.strerror or error}; {remedy}"
+    return StorageUnreadable(message, named if is_link else None)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ MAY_END = {"prepare, nothing there", "prepare, after the Job"}
 """Prepares that may refuse to start a registry: the marker is not written; a migration can go back."""
 SITUATIONS = [
     *("prepare, after the Job", "prepare, malformed", "prepare, untidy", "prepare, off v2"),
-    *("migrate", "reseed, malformed", "keep", "keep, torn state"),
+    *("migrate", "reseed, malformed", "keep", "keep, torn state", "sweep", "purge"),
 ]
 """The others write in the same ways; tests/unit/storage/test_kills.py has them all."""
 IS_ROOT = os.geteuid() == 0
