@@ -14,7 +14,7 @@ export PYTHONPATH := operator:.
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-.PHONY: demo test unit check generate verify bench cluster cluster-down lock fmt programs wheels
+.PHONY: demo test unit fuzz check generate verify bench cluster cluster-down lock fmt programs wheels
 
 demo: .venv/ready ## the main job on a real cluster, told as it goes (KEEP=1 leaves the cluster)
 	@$(PY) -m e2e.demo
@@ -24,6 +24,15 @@ test: .venv/ready programs ## every test there is
 
 unit: .venv/ready ## seconds
 	@$(PY) -m pytest tests/unit -q
+
+FUZZ_SECONDS ?= 60
+fuzz: .venv/fuzz ## the TTL state's parser beside Go's decoder, and the grammar; FUZZ_SECONDS=60 each
+	@for target in state grammar; do $(PY) -m tests.fuzz.$$target -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -rss_limit_mb=2048 -artifact_prefix=build/fuzz-$$target- || exit 1; done
+
+.venv/fuzz: requirements/fuzz.txt .venv/ready # atheris, which nothing else needs
+	@mkdir -p build
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	@touch $@
 
 programs: .venv/ready # Debian packages (if root) and programs the tests start; built once, kept outside the repository
 	@$(PY) -m e2e.cluster.programs
@@ -56,7 +65,7 @@ cluster-down: .venv/ready
 	@$(PY) -m e2e.cluster down
 
 lock: .venv/ready ## renew the pins
-	@cd requirements && for set in runtime dev; do ../.venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --upgrade --output-file=$$set.txt $$set.in; done
+	@cd requirements && for set in runtime dev fuzz; do ../.venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --upgrade --output-file=$$set.txt $$set.in; done
 
 wheels: .venv/ready ## what `docker build` needs: pinned wheels and our own, in build/wheels
 	@rm -rf build/wheels && $(PY) -c 'from pathlib import Path; from e2e.cluster import images; images.wheels(Path("build/wheels"))'

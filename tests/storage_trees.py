@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pullthrough.storage.errors import StorageFull, StorageUnreadable
-from pullthrough.storage.store import FileStore
+from pullthrough.storage.store import Facts, FileStore
 
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND
@@ -214,3 +214,49 @@ class UnreadableStore(FileStore):
             path = f"{directory}/{name}/{leaf}"
             broken = StorageUnreadable(f"{path}: Input/output error; check the volume")
             yield name, broken if self.broken in path else content
+
+
+class FailingStore(FileStore):
+    """Its read number `fails_at` gets an input/output error; counts what can be read in one call."""
+
+    def __init__(self, root: Path, fails_at: int = -1) -> None:
+        super().__init__(root)
+        self.fails_at = fails_at
+        self.reads: list[str] = []
+
+    def _read(self, path: str) -> StorageUnreadable | None:
+        self.reads.append(path)
+        if len(self.reads) - 1 != self.fails_at:
+            return None
+        return StorageUnreadable(f"{path}: Input/output error; check the volume")
+
+    def _ask(self, path: str) -> None:
+        error = self._read(path)
+        if error is not None:
+            raise error
+
+    def names(self, directory: str) -> list[str] | None:
+        self._ask(directory)
+        return super().names(directory)
+
+    def directories(self, directory: str) -> list[str] | None:
+        self._ask(directory)
+        return super().directories(directory)
+
+    def read(self, path: str, limit: int = 1 << 62) -> bytes | None:
+        self._ask(path)
+        return super().read(path, limit)
+
+    def read_each(
+        self, directory: str, names: Iterable[str], leaf: str, limit: int
+    ) -> Iterator[tuple[str, bytes | StorageUnreadable | None]]:
+        for name, content in super().read_each(directory, names, leaf, limit):
+            yield name, self._read(f"{directory}/{name}/{leaf}") or content
+
+    def facts(self, path: str) -> Facts | None:
+        self._ask(path)
+        return super().facts(path)
+
+    def free(self) -> int:
+        self._ask("")
+        return super().free()

@@ -44,8 +44,9 @@ def is_canary(some_key: str) -> bool:
 
 
 def plant(store: Store, seed: str) -> None:
-    """Write data, then link. Raises StorageFull, StorageNotWritable."""
+    """Write data, then link. Raises StorageFull, StorageNotWritable, StorageUnreadable."""
     planted = artifact(seed)
+    _clear(store, planted)
     replace(store, layout.blob_path(planted.digest), content(seed))
     replace(store, layout.link_path(planted), planted.digest.encode())
 
@@ -56,7 +57,16 @@ def uproot(store: Store, digest: str) -> None:
     Its link directory goes last: it is how the next run finds what a killed one left.
     """
     former = layout.Artifact(REPOSITORY, digest, layout.Kind.BLOB)
+    _clear(store, former)
     store.unlink(layout.blob_path(digest))
     store.rmdir(layout.blob_directory(digest))
     store.unlink(layout.link_path(former))
     store.rmdir(layout.link_directory(former))
+
+
+def _clear(store: Store, planted: layout.Artifact) -> None:
+    """Remove what a run that was killed in the middle of planting left aside."""
+    for directory in (layout.blob_directory(planted.digest), layout.link_directory(planted)):
+        for name in store.names(directory) or ():
+            if name.endswith(layout.TEMPORARY):
+                store.unlink(f"{directory}/{name}")

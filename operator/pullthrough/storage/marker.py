@@ -21,6 +21,8 @@ from pullthrough.storage.store import Store, replace
 FORMAT = 1
 MARKER = f"{layout.OURS}/marker.json"
 START = f"{layout.OURS}/start.json"
+LARGEST = 1 << 16
+"""Bytes that are read of either: they hold a few hundred."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Start:
 
 def upstream_host(store: Store) -> str | None:
     """The host in the marker; None if there is no marker, or none that can be understood."""
-    content = _parse(store.read(MARKER))
+    content = _parse(store.read(MARKER, LARGEST))
     host = content.get("upstreamHost") if content and content.get("format") == FORMAT else None
     return host if isinstance(host, str) else None
 
@@ -79,7 +81,7 @@ def mark(store: Store, host: str) -> None:
 
 def read_start(store: Store) -> Start | None:
     """How the last start left the storage; None if nothing readable says so."""
-    content = _parse(store.read(START))
+    content = _parse(store.read(START, LARGEST))
     if content is None:
         return None
     texts = {name: content.get(name) for name in ("template", "series", "gc", "ttl", "time")}
@@ -110,6 +112,6 @@ def write_start(store: Store, start: Start) -> None:
 def _parse(raw: bytes | None) -> dict[str, Any] | None:
     try:
         content = json.loads(raw or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

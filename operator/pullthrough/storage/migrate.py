@@ -72,7 +72,9 @@ def migrate(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
     content = state.format(entries)
     _check_memory(entries, options.memory_limit)
     _check_space(store, content)
-    replace(store, layout.next_state_path(options.job), content)
+    target = layout.next_state_path(options.job)
+    statefile.clear_aside(store, target)
+    replace(store, target, content)
     return {
         "entries": len(schedule.entries),
         "artifacts": len(found.artifacts),

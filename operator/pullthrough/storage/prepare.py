@@ -7,7 +7,8 @@ The steps, in this order; killed after any of them, the next run ends the same:
 2. Garbage collection off: the state is set aside (v3 would keep the old file, and everything in it
    would fire when collection is turned on again; 2.8 reads it: `{}`). Done.
 3. The migration Job's finished state, if this start's, is renamed into place, byte for byte.
-4. The state is read; a malformed one, on which the registry would crash, is renamed aside.
+4. The state is read; a malformed one, on which the registry would crash, is copied aside, and
+   renamed aside if it cannot be replaced in step 6.
 5. Link directories are listed and compared *by name* with the entries. A name that is covered costs
    nothing. Any other: an emptied directory is removed, else the link is read.
 6. If anything is missing, past or out of bounds, the complete state is written anew. A healthy
@@ -84,6 +85,8 @@ class Run:
     uncovered: int = 0
     found: Survey = field(default_factory=Survey)
     listing_failed: bool = False
+    is_malformed: bool = False
+    """The state file is one that a registry crashes on, and still lies in its place."""
     canaries: list[str] = field(default_factory=list)
 
     def complain(self, error: StorageError) -> None:
@@ -134,7 +137,10 @@ def prepare(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
         problem="; ".join(run.problems) or None,
     )
     _attempt(run, lambda: marker.write_start(store, start))
-    state_facts = store.facts(layout.STATE)
+    try:
+        state_facts = store.facts(layout.STATE)
+    except StorageUnreadable:
+        state_facts = None
     return {
         "entries": len(entries),
         "artifacts": len(run.found.artifacts),
@@ -171,12 +177,13 @@ def _retire(run: Run) -> None:
     _clear_aside(run, older_than=run.clock.now() - JOB_OUTPUT_AGE)
     if run.options.series == "v2":
         try:
-            if store.read(layout.STATE) != state.EMPTY:
+            if store.read(layout.STATE, len(state.EMPTY) + 1) != state.EMPTY:
                 replace(store, layout.STATE, state.EMPTY)
             return
         except StorageError as error:
             run.complain(error)
-    _attempt(run, lambda: _remove(store, layout.STATE))
+    if not _attempt(run, lambda: _remove(store, layout.STATE)):
+        _attempt(run, lambda: statefile.set_aside(store))
 
 
 def _cover(run: Run, before: marker.Start | None) -> tuple[expiry.Schedule, str | None]:
@@ -207,7 +214,7 @@ def _cover(run: Run, before: marker.Start | None) -> tuple[expiry.Schedule, str 
         key = layout.key(canary.REPOSITORY, planted)
         entries[key] = known[key]
     has_odd_entries = current is not None and bool(current.odd)
-    if schedule.changed or canary_is_due or has_odd_entries:
+    if schedule.changed or canary_is_due or has_odd_entries or run.is_malformed:
         _write_state(run, state.format(entries), schedule.added)
     for digest in run.canaries:
         if digest != planted:
@@ -232,7 +239,8 @@ def _load_or_set_aside(run: Run) -> state.State | None:
     try:
         return statefile.load(run.store)
     except StateMalformed:
-        _attempt(run, lambda: statefile.set_aside(run.store))
+        run.is_malformed = True
+        statefile.copy_aside(run.store)
     except StorageUnreadable as error:
         run.complain(error)
         _attempt(run, lambda: statefile.set_aside(run.store))
@@ -376,6 +384,8 @@ def _write_state(run: Run, content: bytes, added: int) -> None:
     except StorageError as error:
         run.uncovered += added
         run.complain(error)
+        if run.is_malformed:
+            _attempt(run, lambda: statefile.set_aside(run.store))
 
 
 def relieve(store: Store) -> None:

@@ -75,10 +75,14 @@ def finish(
     return code
 
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+
+
 def printable(text: str) -> str:
-    """A path for people and JSON: bytes that are not UTF-8 as `\\xff`, as a surrogate can be neither
-    printed nor read by every parser."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A text for people and JSON: bytes that are not UTF-8 as `\\xff`, as a surrogate can be neither
+    printed nor read by every parser; control characters likewise, which a terminal would obey."""
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return readable.translate(_CONTROLS)
 
 
 def cleaned(value: Any) -> Any:

@@ -56,9 +56,10 @@ def reseed(
     if not dry_run:
         quiet.check(store, first)
     if is_written:
+        statefile.clear_aside(store)
+        statefile.clear_aside(store, statefile.ASIDE)
         if plan.is_malformed:
-            # A copy: at every instant the old or the new state is in its place.
-            replace(store, statefile.ASIDE, store.read(layout.STATE) or b"")
+            statefile.copy_aside(store)
         replace(store, layout.STATE, plan.content)
     return {**plan.told, "written": is_written}
 

@@ -333,8 +333,13 @@ def read_tags(store: Store, survey: Survey) -> None:
             note_file(store, survey, Leak.TEMPORARY, name)
 
 
-def ignored(_error: StorageUnreadable) -> None:
-    """For a second listing: the first has met the same error and said what comes of it."""
+def ignored(error: StorageUnreadable) -> None:
+    """For a second listing: the first has met the same symbolic link and said what comes of it.
+
+    Any other error is news: what is not listed now would be taken for gone, and links to it removed.
+    """
+    if error.symbolic_link is None:
+        raise error
 
 
 def note_uncovered(survey: Survey, entries: Mapping[str, Entry], latest: int | None) -> None:

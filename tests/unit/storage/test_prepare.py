@@ -23,8 +23,6 @@ from tests.storage_trees import (
     CountingStore,
     FakeClock,
     FullStore,
-    Killed,
-    KillingStore,
     Tree,
     UnreadableStore,
 )
@@ -394,101 +392,6 @@ def test_the_canary_counts_nowhere(tree: Tree, clock: FakeClock) -> None:
 
 def _entries(tree: Tree) -> dict[str, state.Entry]:
     return state.parse(tree.state_path.read_bytes()).entries
-
-
-# --- killed ----------------------------------------------------------------------------------------
-
-SITUATIONS = ["migrated", "fresh", "malformed", "off", "off v2", "past", "ttl", "untidy"]
-
-
-def situation(name: str, root: Path, clock: FakeClock) -> tuple[Tree, prepare.Options]:
-    tree = Tree(root)
-    tree.mark()
-    tree.populate()
-    options = ON
-    if name == "migrated":
-        migrated(tree, clock)
-        tree.layer("a/late", b"pulled after the Job")
-        options = MIGRATED
-    elif name != "fresh":
-        prepare.prepare(tree.store, clock, changed(ON, template="t0"))
-    if name == "malformed":
-        tree.state_path.write_bytes(b'{"torn')
-    elif name.startswith("off"):
-        options = changed(OFF, series="v2" if name == "off v2" else "v3")
-    elif name == "past":
-        clock.time += 3 * TTL
-    elif name == "ttl":
-        options = changed(ON, ttl=2 * HOUR)
-    elif name == "untidy":
-        tree.link("x/emptied", "_layers", "sha256:" + "0" * 64).unlink()
-        tree.link("x/dangling", "_layers", "sha256:" + "1" * 64)
-        tree.link("x/alias", "_layers", "sha512:" + "a" * 128, tree.data(b"by sha512"))
-        tree.link("x/bad", "_layers", tree.data(b"zero"), "")
-        (tree.root / "scheduler-state.next.old.json").write_bytes(b"{}")
-    return tree, options
-
-
-@pytest.mark.parametrize("name", SITUATIONS)
-def test_killed_at_any_write_the_next_run_ends_the_same_and_no_later(
-    tmp_path: Path, name: str
-) -> None:
-    elapsed = 7 * SECOND
-    clock = FakeClock(1_900_000_000 * SECOND)
-    tree, options = situation(name, tmp_path / "whole", clock)
-    prepare.prepare(tree.store, clock, options)
-    whole = _entries(tree) if tree.state_path.exists() else None
-    paths = _stable(tree)
-    for survive in range(1000):
-        clock = FakeClock(1_900_000_000 * SECOND)
-        tree, options = situation(name, tmp_path / str(survive), clock)
-        try:
-            prepare.prepare(KillingStore(tree.root, survive), clock, options)
-        except Killed:
-            clock.time += elapsed
-            prepare.prepare(tree.store, clock, options)
-            finished = False
-        else:
-            finished = True
-        again = _entries(tree) if tree.state_path.exists() else None
-        if whole is None or again is None:
-            assert again is whole
-        else:
-            assert again.keys() == whole.keys()
-            assert all(again[key].expiry <= whole[key].expiry + elapsed for key in whole)
-        assert _stable(tree) == paths
-        if finished:
-            assert survive > 5
-            return
-    pytest.fail("prepare never finished")
-
-
-def _stable(tree: Tree) -> dict[str, bytes]:
-    """All files but the two whose content holds times, and what a kill may leave in a directory of
-    its own: a temporary file."""
-    changing = {"scheduler-state.json", "pullthrough/start.json"}
-    return {
-        path: content
-        for path, content in tree.files().items()
-        if path not in changing and not path.endswith(".tmp")
-    }
-
-
-@pytest.mark.parametrize("survive", range(8))
-def test_a_killed_job_leaves_the_storage_as_it_was(
-    tree: Tree, clock: FakeClock, survive: int
-) -> None:
-    tree.populate()
-    prepare.prepare(tree.store, clock, ON)
-    before = tree.files()
-    options = migrate.Options(ttl=TTL, host="docker.io", job=JOB)
-    try:
-        migrate.migrate(KillingStore(tree.root, survive), clock, options)
-    except Killed:
-        pass
-    after = tree.files()
-    assert {path: after[path] for path in before} == before
-    assert all(path.startswith("scheduler-state.next.") for path in after.keys() - before.keys())
 
 
 # --- what fails ------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def one(**changes: object) -> bytes:
         (one(ExpiryData="2026-11-29T18:44:10"), "bad-time"),
         (one(ExpiryData="2026-11-29T24:00:00Z"), "bad-time"),
         (one(ExpiryData="2026-02-30T00:00:00Z"), "bad-time"),
-        (one(ExpiryData="2026-11-29T18:44:10,5Z"), "bad-time"),
+        (one(ExpiryData="2026-11-29T18:44:10.Z"), "bad-time"),
         (one(ExpiryData=1764441850), "bad-time"),
         (one(ExpiryData=""), "bad-time"),
     ],

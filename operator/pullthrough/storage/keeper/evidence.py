@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pullthrough.storage import canary, layout, state
+from pullthrough.storage import canary, layout, state, statefile
 from pullthrough.storage.errors import StateMalformed
 from pullthrough.storage.keeper.survey import Leak, Suspect
 from pullthrough.storage.layout import Artifact
@@ -65,7 +65,10 @@ class Coverage:
 def read_good(store: Store) -> dict[str, Entry] | str:
     """The entries, or why this read proves nothing. Raises StorageUnreadable."""
     before = store.facts(layout.STATE)
-    raw = store.read(layout.STATE)
+    try:
+        raw = statefile.read(store)
+    except StateMalformed as error:
+        return error.problem
     after = store.facts(layout.STATE)
     if before is None or raw is None or after is None:
         return "missing"

@@ -33,6 +33,7 @@ from pullthrough.storage.keeper.settings import Settings
 from pullthrough.storage.keeper.survey import UPLOAD_LEAKS, Survey, Suspect
 from pullthrough.storage.keeper.upstream import Probed
 from pullthrough.storage.opening import open_store
+from pullthrough.storage.program import printable
 from pullthrough.storage.state import SECOND
 from pullthrough.storage.store import Clock, Store, SystemClock
 
@@ -292,7 +293,7 @@ def main(argv: list[str]) -> int:
         try:
             store = open_store(options.storage)
         except StorageError as error:
-            sys.stderr.write(error.message + "\n")
+            sys.stderr.write(printable(error.message) + "\n")
             return 1
         keeper = Keeper(options, store, clock, board)
         server = Server(

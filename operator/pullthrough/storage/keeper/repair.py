@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from pullthrough.storage import expiry, layout, state
+from pullthrough.storage import expiry, layout, state, statefile
 from pullthrough.storage.errors import StateMalformed
 from pullthrough.storage.keeper.survey import Survey
 from pullthrough.storage.layout import Kind
@@ -74,7 +74,11 @@ def write(store: Store, torn: Torn, content: bytes) -> bool:
 
 
 def _hash_if_malformed(store: Store) -> bytes | None:
-    raw = store.read(layout.STATE)
+    try:
+        raw = statefile.read(store)
+    except StateMalformed:
+        # Too large to be judged here: a registry with memory enough may live with it.
+        return None
     if raw is None:
         return None
     try:

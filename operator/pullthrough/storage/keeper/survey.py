@@ -161,6 +161,9 @@ def _links(walk: _Walk) -> Iterator[tuple[str, Artifact]]:
                         raise error
                     walk.unreadable.append(error)
                     walk.targets.add(digest)
+                    # Without it a rebuilt state would not cover the artifact.
+                    if directory.repository != canary.REPOSITORY:
+                        walk.links[path] = Artifact(directory.repository, digest, directory.kind)
                     if directory.kind is Kind.MANIFEST:
                         walk.revisions.add((directory.repository, digest))
 
