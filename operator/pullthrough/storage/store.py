@@ -92,7 +92,8 @@ class Store(Protocol):
         ...
 
     def make_directories(self, path: str) -> None:
-        """Make a directory and those above it, below the root."""
+        """Make a directory and those above it, below the root, so that they last: what is written
+        into a directory that a power cut takes away is lost however well it was synced."""
         ...
 
     def create(self, path: str, data: bytes) -> None:
@@ -271,6 +272,7 @@ class FileStore:
                 os.mkdir(self._at(made))
                 os.chmod(self._at(made), DIRECTORY_MODE)
                 self._give(self._at(made))
+                self.sync_directory(made.rpartition("/")[0])
 
     def create(self, path: str, data: bytes) -> None:
         """See Store."""

@@ -90,3 +90,18 @@ def test_others_may_read_what_is_written(tmp_path: Path) -> None:
         os.umask(mask)
     assert (tmp_path / "d/state.json").stat().st_mode & 0o777 == 0o664
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o775
+
+
+def test_new_directories_are_synced_into_those_that_hold_them(tmp_path: Path) -> None:
+    synced: list[str] = []
+
+    class Noting(FileStore):
+        def sync_directory(self, path: str) -> None:
+            synced.append(path)
+            super().sync_directory(path)
+
+    store = Noting(tmp_path)
+    store.make_directories("a/b/c")
+    assert synced == ["", "a", "a/b"]
+    store.make_directories("a/b/c")
+    assert synced == ["", "a", "a/b"], "what is there already costs nothing"
