@@ -206,6 +206,23 @@ class FileStore:
         finally:
             os.close(descriptor)
 
+    def pieces(self, path: str, size: int) -> Iterator[bytes]:
+        """A file's bytes in order, `size` at once; nothing if it is not there. Raises
+        StorageUnreadable."""
+        try:
+            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            while piece := os.read(descriptor, size):
+                yield piece
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        finally:
+            os.close(descriptor)
+
     def read_each(
         self, directory: str, names: Iterable[str], leaf: str, limit: int
     ) -> Iterator[tuple[str, bytes | StorageUnreadable | None]]:
