@@ -1,6 +1,7 @@
 """How the keeper goes about it. What decides: the rate, how fast the storage answers, what appears in the middle of a
 batch, what is due each second while a walk or a batch lasts."""
 
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from dataclasses import replace as changed
 from itertools import pairwise
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pullthrough.storage import canary, layout
+from pullthrough.storage import canary, layout, state
 from pullthrough.storage.errors import StorageUnreadable
 from pullthrough.storage.keeper import program
 from pullthrough.storage.keeper.pace import PacedStore
@@ -20,6 +21,7 @@ from tests.unit.storage.keeper.test_keeper_passes import (
     MINUTE,
     NOW,
     OPTIONS,
+    TTL,
     Scene,
     data_path,
     plant_canary,
@@ -328,3 +330,33 @@ def test_an_error_of_a_look_in_the_middle_of_a_walk_does_not_end_the_walk(tmp_pa
     assert reads[0] > 2
     assert scene.board.latest().artifacts == 14
     assert scene.board.latest().errors > 1
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------------
+
+
+def peak(scene: Scene) -> int:
+    tracemalloc.start()
+    try:
+        scene.keeper.sweep()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_hardly_grows_with_what_is_cached(tmp_path: Path) -> None:
+    """A path, a digest and a stat for each artifact are 1,200 bytes: 120 MB at 100,000."""
+    peaks = []
+    for repositories in (40, 140):
+        scene = Scene(tmp_path / str(repositories))
+        kinds = {
+            scene.tree.layer(f"r/{n}", f"layer {n} {part}".encode()): 0
+            for n in range(repositories)
+            for part in range(10)
+        }
+        scene.tree.state_path.write_bytes(
+            state.format({key: state.Entry(NOW + TTL, layout.Kind.BLOB) for key in kinds})
+        )
+        peaks.append(peak(scene))
+        assert scene.board.latest().covered == len(kinds)
+    assert (peaks[1] - peaks[0]) / 1000 < 200
