@@ -23,6 +23,8 @@ from pullthrough.storage.errors import (
 from pullthrough.storage.store import Store, replace
 
 FORMAT = 1
+LARGEST = 1 << 16
+"""Bytes that are read of either: they hold a few hundred."""
 MARKER = f"{layout.OURS}/marker.json"
 START = f"{layout.OURS}/start.json"
 START_SIZE = 4096
@@ -57,7 +59,7 @@ def upstream_host(store: Store) -> str | None:
 
     Raises StorageMarkerMalformed, StorageMarkerNewer, StorageUnreadable.
     """
-    raw = store.read(MARKER)
+    raw = store.read(MARKER, LARGEST)
     if raw is None:
         return None
     content = _parse(raw) or {}
@@ -116,7 +118,7 @@ def mark(store: Store, host: str) -> None:
 
 def read_start(store: Store) -> Start | None:
     """How the last start left the storage; None if nothing readable says so."""
-    content = _parse(store.read(START))
+    content = _parse(store.read(START, LARGEST))
     if content is None:
         return None
     texts = {name: content.get(name) for name in ("template", "series", "gc", "ttl", "time")}
@@ -156,6 +158,6 @@ def write_start(store: Store, start: Start) -> None:
 def _parse(raw: bytes | None) -> dict[str, Any] | None:
     try:
         content = json.loads(raw or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -239,6 +239,10 @@ def _links(walk: _Walk) -> None:
                     walk.targets.add(digest)
                     if is_manifest:
                         walk.revisions.add((directory.repository, digest))
+                    # Without it a rebuilt state would not cover the artifact.
+                    if directory.repository != canary.REPOSITORY:
+                        walk.links += 1
+                        walk.on_link(path, Artifact(directory.repository, digest, directory.kind))
 
 
 def _check_link(walk: _Walk, path: str, artifact: Artifact) -> None:

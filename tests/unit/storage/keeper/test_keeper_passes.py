@@ -480,6 +480,16 @@ def test_a_torn_state_is_rebuilt_after_three_minutes_behind_a_closed_port(scene:
     assert scene.board.latest().repairs == 1
 
 
+def test_a_rebuilt_state_covers_what_cannot_be_read_just_now(tmp_path: Path) -> None:
+    store = UnreadableStore(Tree(tmp_path / "storage").root)
+    scene = Scene(tmp_path / "storage", store=store)
+    kinds = scene.tree.populate()
+    store.broken = next(iter(kinds)).rsplit(":", 1)[1] + "/link"
+    scene.tree.state_path.write_bytes(b"")
+    ticks(scene, 183)
+    assert scene.tree.state().keys() == kinds.keys()
+
+
 def test_a_torn_state_is_left_to_a_registry_whose_port_opened_in_between(scene: Scene) -> None:
     scene.tree.populate()
     scene.tree.state_path.write_bytes(b"{")
