@@ -103,6 +103,13 @@ PROGRAMS: dict[str, _GoProgram | DebianProgram] = {
         cold="about 2 min",
         flags=f"-X {_REGISTRY_MODULE}/version.version=v3.1.2",
     ),
+    "versitygw": _GoProgram(
+        recipe="versitygw",
+        package="github.com/versity/versitygw/cmd/versitygw",
+        version="1.8.0",
+        cold="about 2 min",
+        flags="-X main.Version=v1.8.0",
+    ),
     "registry-2.8.2": DebianProgram(
         package="docker-registry", file="usr/bin/docker-registry", version="2.8.2"
     ),

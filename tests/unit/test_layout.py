@@ -26,7 +26,9 @@ def test_the_source_root_holds_the_one_package_and_would_not_shadow_the_standard
     assert found == {"pullthrough"}
 
 
-@pytest.mark.parametrize("command", ["audit", "reseed", "migrate", "prepare", "keep"])
+@pytest.mark.parametrize(
+    "command", ["audit", "reseed", "sweep", "purge", "migrate", "prepare", "keep"]
+)
 def test_a_storage_program_starts_without_kopf_kubernetes_pydantic_or_jinja2(command: str) -> None:
     program = (
         "import sys; from pullthrough import cli\n"

@@ -9,6 +9,9 @@ Knows nothing of Kubernetes: a person with a plain registry in a VM has the same
     store              the seam: all input and output goes through it
     inventory          what lies on the storage
     marker, canary     whose storage it is; whether the scheduler deletes
-    audit, reseed, migrate, prepare    programs
+    survey, leftovers  what is wrong with it: every class of leak
+    quiet              whether a registry writes beneath us
+    steps              changes as values, planned before the first is done
+    audit, reseed, sweep, purge, migrate, prepare    programs
     keeper/            the sidecar
 """

@@ -1,7 +1,7 @@
-"""`pullthrough audit`: what on a registry's storage will never go away, and why. Changes nothing.
+"""`pullthrough audit`: what lies on a registry's storage, what of it will never go away, and why.
 
-May run beside a serving registry: what is filled or deleted meanwhile can show up once and be gone
-in the next run.
+Changes nothing. May run beside a serving registry: what is filled or deleted meanwhile can show up
+once and be gone in the next run.
 """
 
 from __future__ import annotations
@@ -11,50 +11,136 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pullthrough.storage import program, statefile, survey
+from pullthrough.storage import layout, leftovers, program, state, statefile, survey
 from pullthrough.storage.errors import StateMalformed, StorageError
-from pullthrough.storage.store import Clock, FileStore, Store, SystemClock
-from pullthrough.storage.survey import Leak
+from pullthrough.storage.opening import open_store
+from pullthrough.storage.state import SECOND, Entry
+from pullthrough.storage.store import Clock, Store, SystemClock
+from pullthrough.storage.survey import EXPLANATIONS, Leak, Progress, Survey
 
-EXPLANATIONS: dict[Leak, str] = {
-    Leak.UNCOVERED: "artifacts that no entry covers: never collected (reseed)",
-    Leak.BEYOND: "entries later than now + ttl (reseed)",
-    Leak.BAD_NAME: "links under a name that no entry can fire for",
-    Leak.BAD_LINK: "empty or garbage links: requests fail",
-    Leak.ALIAS: "links by another algorithm's digest",
-    Leak.DANGLING: "links whose data is gone",
-    Leak.EMPTIED: "emptied directories",
-    Leak.ORPHAN: "data that no link leads to",
-    Leak.TORN: "data of no bytes",
-    Leak.DEAD_TAG: "tags whose manifest is gone",
-    Leak.TEMPORARY: "temporary files left behind",
-}
+VERSION = 1
+HOUR = 3600 * SECOND
+EDGES = tuple(hours * HOUR for hours in (0, 1, 6, 24, 72, 168, 336, 720, 2160, 8760))
+"""Ends of the histogram's spans, from now: overdue, an hour, six, a day, three, one week, two, 30
+days, 90, a year; later ones share one."""
 
 
-def audit(store: Store, clock: Clock, *, ttl: int | None) -> Mapping[str, Any]:
+def audit(
+    store: Store,
+    clock: Clock,
+    *,
+    ttl: int | None,
+    with_repositories: bool = False,
+    progress: Progress | None = None,
+) -> Mapping[str, Any]:
     """Read everything and count. `ttl` in nanoseconds, if entries are to be held against it.
 
-    Raises StorageUnreadable.
+    The shape is that of `--json` but for version and storage. Raises StorageUnreadable.
     """
-    found = survey.read_artifacts(store)
-    survey.read_data(store, found)
-    survey.read_tags(store, found)
+    found = leftovers.read_all(store, Survey(is_tolerant=True), progress)
     problem = None
     try:
         current = statefile.load_serving(store, clock, attempts=8)
     except StateMalformed as error:
         current, problem = None, error.problem
     entries = current.entries if current is not None else {}
-    survey.note_uncovered(found, entries, None if ttl is None else clock.now() + ttl)
-    return {
-        "artifacts": len(found.artifacts),
-        "covered": len(found.artifacts) - found.leaks.get(Leak.UNCOVERED, 0),
+    now = clock.now()
+    survey.note_uncovered(found, entries, None if ttl is None else now + ttl)
+    _weigh_uncovered(found, entries)
+    artifacts = found.artifacts
+    linked = {_digest(key) for key in artifacts}
+    status = problem or ("none" if current is None else "whole")
+    report = {
+        "time": state.format_time(now),
+        "artifacts": len(artifacts),
+        "covered": len(artifacts) - found.leaks.get(Leak.UNCOVERED, 0),
         "blobs": found.blobs,
         "bytes": found.bytes,
-        "state": problem or ("none" if current is None else "whole"),
-        "leaks": {leak.value: found.leaks[leak] for leak in Leak if leak in found.leaks},
-        "examples": {leak.value: found.examples[leak] for leak in Leak if leak in found.leaks},
+        "uniqueBytes": sum(found.sizes.get(digest, 0) for digest in linked),
+        "state": {
+            "status": status,
+            "entries": len(entries),
+            "gone": sum(key not in artifacts for key in entries),
+            "overdue": sum(entry.expiry <= now for entry in entries.values()),
+            "odd": len(current.odd) if current is not None else 0,
+        },
+        "leaks": [
+            {
+                "class": leak.value,
+                "count": found.leaks[leak],
+                "bytes": found.leaked.get(leak, 0),
+                "examples": found.examples[leak],
+                "remedy": EXPLANATIONS[leak].remedy,
+            }
+            for leak in Leak
+            if leak in found.leaks
+        ],
+        "expiries": expiries(found, entries, now),
     }
+    if with_repositories:
+        report["repositories"] = _repositories(found, entries)
+    return report
+
+
+def expiries(found: Survey, entries: Mapping[str, Entry], now: int) -> list[dict[str, Any]]:
+    """What would expire before when: artifacts, and the bytes of data, each once, at its first
+    expiry, which deletes it for all repositories. Spans without any are left out."""
+    latest = max((entry.expiry for entry in entries.values()), default=now)
+    edges = [now + edge for edge in EDGES]
+    if latest >= edges[-1]:
+        edges.append(-(-(latest + 1) // SECOND) * SECOND)
+    artifacts = [0] * len(edges)
+    weights = [0] * len(edges)
+    first: dict[str, int] = {}
+    for key, entry in entries.items():
+        if key not in found.artifacts:
+            continue
+        number = next(number for number, edge in enumerate(edges) if entry.expiry < edge)
+        artifacts[number] += 1
+        digest = _digest(key)
+        first[digest] = min(first.get(digest, number), number)
+    for digest, number in first.items():
+        weights[number] += found.sizes.get(digest, 0)
+    return [
+        {"before": state.format_time(edge), "artifacts": count, "bytes": weight}
+        for edge, count, weight in zip(edges, artifacts, weights, strict=True)
+        if count
+    ]
+
+
+def _weigh_uncovered(found: Survey, entries: Mapping[str, Entry]) -> None:
+    """Bytes that never expire: data of which no artifact is covered in any repository."""
+    covered = {_digest(key) for key in found.artifacts if key in entries}
+    bare = {_digest(key) for key in found.artifacts if key not in entries} - covered
+    found.leaked[Leak.UNCOVERED] = sum(found.sizes.get(digest, 0) for digest in bare)
+
+
+def _repositories(found: Survey, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """Per repository: `bytes` of what it links to, each once; `ownBytes` nobody else links to."""
+    sharers: dict[str, int] = {}
+    by_name: dict[str, list[str]] = {}
+    for key in found.artifacts:
+        repository, _, digest = key.rpartition("@")
+        sharers[digest] = sharers.get(digest, 0) + 1
+        by_name.setdefault(repository, []).append(digest)
+    rows = []
+    for name, digests in sorted(by_name.items()):
+        rows.append(
+            {
+                "name": name,
+                "artifacts": len(digests),
+                "covered": sum(layout.key(name, digest) in entries for digest in digests),
+                "bytes": sum(found.sizes.get(digest, 0) for digest in digests),
+                "ownBytes": sum(
+                    found.sizes.get(digest, 0) for digest in digests if sharers[digest] == 1
+                ),
+            }
+        )
+    return rows
+
+
+def _digest(key: str) -> str:
+    return key[key.rindex("@") + 1 :]
 
 
 def main(argv: list[str]) -> int:
@@ -62,30 +148,57 @@ def main(argv: list[str]) -> int:
     program.short_lived()
     parser = program.parser("audit", "Say what no entry covers and what nothing can reach.")
     parser.add_argument("--ttl", type=program.ttl, metavar="DURATION")
+    parser.add_argument("--repositories", action="store_true", help="one line for each")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(argv)
+    say = program.Sayer("audit", as_json=given.json)
     try:
-        report = audit(FileStore(given.storage), SystemClock(), ttl=given.ttl)
+        report = audit(
+            open_store(given.storage),
+            SystemClock(),
+            ttl=given.ttl,
+            with_repositories=given.repositories,
+            progress=say.progress,
+        )
     except StorageError as error:
-        sys.stderr.write(f"pullthrough audit: {error.message}\n")
+        sys.stderr.write(program.printable(f"pullthrough audit: {error.message}") + "\n")
         return 2
+    say.clear()
     if given.json:
-        sys.stdout.write(json.dumps({"version": 1, **report}) + "\n")
+        document = {"version": VERSION, "storage": given.storage, **report}
+        sys.stdout.write(json.dumps(program.cleaned(document)) + "\n")
     else:
-        sys.stdout.write(_text(report))
-    is_malformed = report["state"] not in {"none", "whole"}
+        sys.stdout.write(program.printable(_text(report)))
+    is_malformed = report["state"]["status"] not in {"none", "whole"}
     return 1 if report["leaks"] or is_malformed else 0
 
 
 def _text(report: Mapping[str, Any]) -> str:
+    status, size = report["state"], program.size
     lines = [
-        f"{report['artifacts']} artifacts, {report['covered']} covered;"
-        f" {report['blobs']} blobs, {report['bytes']} bytes; state file: {report['state']}"
+        f"{report['artifacts']} artifacts, {report['covered']} covered by the TTL state"
+        f" (state file: {status['status']}, {status['entries']} entries)",
+        f"{report['blobs']} blobs, {size(report['bytes'])};"
+        f" {size(report['uniqueBytes'])} of them linked, shared ones counted once",
     ]
-    for leak in Leak:
-        count = report["leaks"].get(leak.value)
-        if count:
-            lines.append(
-                f"{count:8} {EXPLANATIONS[leak]}, such as {report['examples'][leak.value][0]}"
-            )
+    if report["leaks"]:
+        lines += ["", f"{'LEAK':13}{'COUNT':>9} {'BYTES':>11}  WHAT, AND WHAT ENDS IT"]
+    for row in report["leaks"]:
+        what = EXPLANATIONS[Leak(row["class"])].what
+        lines.append(
+            f"{row['class']:13}{row['count']:>9} {size(row['bytes']):>11}  {what}; {row['remedy']}"
+        )
+        lines.append(f"{'':36}such as {row['examples'][0]}")
+    if report["expiries"]:
+        lines += ["", f"{'EXPIRES BEFORE':31}{'ARTIFACTS':>9} {'BYTES':>11}"]
+    for row in report["expiries"]:
+        lines.append(f"{row['before']:31}{row['artifacts']:>9} {size(row['bytes']):>11}")
+    if report.get("repositories"):
+        head = f"{'ARTIFACTS':>9}{'COVERED':>9} {'BYTES':>11} {'ITS OWN':>11}  REPOSITORY"
+        lines += ["", head]
+    for row in report.get("repositories", ()):
+        lines.append(
+            f"{row['artifacts']:>9}{row['covered']:>9} {size(row['bytes']):>11}"
+            f" {size(row['ownBytes']):>11}  {row['name']}"
+        )
     return "\n".join(lines) + "\n"

@@ -3,7 +3,9 @@
 StorageError
 ├── StorageUnreadable               something could not be read (anything but "is not there")
 ├── StorageNotWritable              read-only, wrong owner, input/output error on a write
-│   └── StorageFull                 no space or quota left
+│   ├── StorageFull                 no space or quota left
+│   └── StorageChanged              somebody else wrote what was to be written over
+├── StorageInUse                    a registry writes while it must not run
 ├── StorageBelongsToOtherUpstream   the marker names another upstream host
 ├── StorageUnmarked                 content, but no marker that says whose it is
 │   ├── StorageMarkerMalformed      a marker, but not one that can be understood
@@ -27,9 +29,16 @@ class StorageError(Exception):
 
 
 class StorageUnreadable(StorageError):
-    """A file or directory is there and cannot be read; nothing may be concluded from it."""
+    """A file or directory is there and cannot be read; nothing may be concluded from it.
+
+    `symbolic_link` is the link's path where that is why.
+    """
 
     reason = "StorageUnreadable"
+
+    def __init__(self, message: str, symbolic_link: str | None = None) -> None:
+        super().__init__(message)
+        self.symbolic_link = symbolic_link
 
 
 class StorageNotWritable(StorageError):
@@ -42,6 +51,18 @@ class StorageFull(StorageNotWritable):
     """There is no space (or quota) for what must be written."""
 
     reason = "StorageFull"
+
+
+class StorageChanged(StorageNotWritable):
+    """What was to be written over is no longer what was read; it was left as it is now."""
+
+    reason = "StorageChanged"
+
+
+class StorageInUse(StorageError):
+    """Something changed on the storage between two looks: a registry runs on it."""
+
+    reason = "StorageInUse"
 
 
 class StorageBelongsToOtherUpstream(StorageError):

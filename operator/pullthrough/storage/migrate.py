@@ -27,7 +27,8 @@ from pullthrough.storage.errors import (
     StorageError,
     StorageFull,
 )
-from pullthrough.storage.store import Clock, FileStore, Store, SystemClock, replace
+from pullthrough.storage.opening import open_store
+from pullthrough.storage.store import Clock, Store, SystemClock, replace
 
 BYTES_PER_ENTRY = 2458
 """2.4 KiB: a registry's memory per entry while it saves the state (measured with 500,000)."""
@@ -167,6 +168,6 @@ def main(argv: list[str]) -> int:
         adopt_unmarked=given.adopt_unmarked,
     )
     return program.finish(
-        lambda: migrate(FileStore(given.storage), SystemClock(), options),
+        lambda: migrate(open_store(given.storage), SystemClock(), options),
         given.termination_message,
     )

@@ -49,7 +49,8 @@ from pullthrough.storage.errors import (
     StorageUnreadable,
 )
 from pullthrough.storage.inventory import LinkStatus
-from pullthrough.storage.store import Clock, FileStore, Store, SystemClock, replace
+from pullthrough.storage.opening import open_store
+from pullthrough.storage.store import Clock, Store, SystemClock, replace
 from pullthrough.storage.survey import Leak, Survey, read_artifacts
 
 CLOCK_TOLERANCE = 300 * state.SECOND
@@ -498,6 +499,6 @@ def main(argv: list[str]) -> int:
         adopt_unmarked=given.adopt_unmarked,
     )
     return program.finish(
-        lambda: prepare(FileStore(given.storage), SystemClock(), options),
+        lambda: prepare(open_store(given.storage), SystemClock(), options),
         given.termination_message,
     )

@@ -6,9 +6,10 @@ import argparse
 import gc
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pullthrough import durations
 from pullthrough.storage.errors import StorageError
@@ -98,3 +99,127 @@ def shortened(message: Mapping[str, Any], longest: int = LONGEST_MESSAGE) -> str
             kept[name] = dict(list(value.items())[: len(value) // 2])
         else:
             del kept[name]
+
+
+def printable(text: str) -> str:
+    """A path for people and JSON: bytes that are not UTF-8 as `\\xff`, as a surrogate can be neither
+    printed nor read by every parser."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def cleaned(value: Any) -> Any:
+    """The same document with all its texts printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable(str(name)): cleaned(content) for name, content in value.items()}
+    return [cleaned(content) for content in value] if isinstance(value, list | tuple) else value
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: `3.2 GiB`."""
+    amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        del units[0]
+    return f"{count} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
+class Sayer:
+    """What a program that changes something says: what it will do, how far it is, what it did.
+
+    Plan and outcome go to standard output, as sentences or (`as_json`) as JSON lines with an
+    `event`. Progress goes to standard error: one line rewritten on a terminal, else JSON lines.
+    """
+
+    def __init__(self, name: str, *, as_json: bool, is_silent: bool = False) -> None:
+        self._name = name
+        self._as_json = as_json
+        self._is_silent = is_silent
+        self._counts: dict[str, int] = {}
+        self._is_terminal = sys.stderr.isatty()
+        self._last = time.monotonic()
+
+    def progress(self, what: str, more: int) -> None:
+        """`more` of something were done; said now and then."""
+        self._counts[what] = self._counts.get(what, 0) + more
+        pause = 0.2 if self._is_terminal else 5.0
+        if self._is_silent or time.monotonic() - self._last < pause:
+            return
+        self._last = time.monotonic()
+        if self._is_terminal:
+            told = ", ".join(f"{count} {what}" for what, count in self._counts.items())
+            sys.stderr.write(f"\r\x1b[K{told}")
+            sys.stderr.flush()
+        else:
+            self._line(sys.stderr, "progress", {"counts": self._counts})
+
+    def before(self, classes: Mapping[str, Any], *, dry_run: bool) -> None:
+        """What will be removed, by class."""
+        if self._is_silent:
+            return
+        self.clear()
+        if self._as_json:
+            self._line(sys.stdout, "plan", {"remove": classes, "dryRun": dry_run})
+            return
+        if not classes:
+            self.say("nothing to remove")
+        for name, row in classes.items():
+            verb = "would remove" if dry_run else "will remove"
+            told = f"{verb} {row['count']} {name}, {size(row['bytes'])}"
+            self.say(f"{told}, such as {row['examples'][0]}")
+
+    def after(self, done: Mapping[str, Any]) -> None:
+        """What was removed."""
+        if self._is_silent:
+            return
+        self.clear()
+        if self._as_json:
+            self._line(sys.stdout, "done", done)
+            return
+        if done["dryRun"]:
+            self.say("dry run: nothing was changed")
+        elif not done["changed"]:
+            self.say("nothing was changed")
+        else:
+            parts = [f"{row['count']} {name}" for name, row in done["removed"].items()]
+            self.say(f"removed {', '.join(parts) or 'nothing'}: {size(done['bytes'])} given back")
+        for sentence in done.get("notes", ()):
+            self.say(sentence)
+
+    def say(self, sentence: str) -> None:
+        """One line on standard output."""
+        sys.stdout.write(printable(sentence) + "\n")
+
+    def event(self, event: str, fields: Mapping[str, Any]) -> None:
+        """One JSON line on standard output."""
+        self._line(sys.stdout, event, fields)
+
+    def run(
+        self,
+        work: Callable[[], Mapping[str, Any]],
+        after: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> int:
+        """Do the work and tell how it ended; returns the exit code."""
+        try:
+            done = work()
+            (self.after if after is None else after)(done)
+        except StorageError as error:
+            self.clear()
+            if self._as_json:
+                failed = {"reason": error.reason, "message": error.message}
+                self._line(sys.stdout, "failed", failed)
+            sys.stderr.write(printable(f"pullthrough {self._name}: {error.message}") + "\n")
+            return error.exit_code
+        return 0
+
+    def clear(self) -> None:
+        """Take the line of progress away."""
+        if self._is_terminal and self._counts:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def _line(self, where: TextIO, event: str, fields: Mapping[str, Any]) -> None:
+        document = {"version": 1, "program": self._name, "event": event, **fields}
+        where.write(json.dumps(cleaned(document)) + "\n")
+        where.flush()

@@ -1,8 +1,8 @@
 """The seam: every read and write of the storage programs goes through a Store.
 
 Paths are relative to the storage driver's root directory. Mutating calls are as small as the
-system's, so that a test can stop a program after any one of them. `replace` builds the atomic
-write from them; programs use that, never `create` alone.
+system's, so that a test can stop a program after any one of them. `replace` is the atomic write;
+programs use that, never `create` alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,13 @@ FILE_MODE = 0o664
 group must be able to rewrite the state in place, as 2.8 and 3.0 do."""
 DIRECTORY_MODE = 0o775
 WHOLE = 1 << 62
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""Nor waits for the other end of a pipe that lies where a file belongs."""
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_REMEMBERED = 100_000
+"""Directories of which a FileStore remembers that the way to them has no symbolic link."""
 
 
 class Facts(NamedTuple):
@@ -84,11 +91,22 @@ class Store(Protocol):
         ...
 
     def facts(self, path: str) -> Facts | None:
-        """What a stat says; None if it is not there. Follows symbolic links."""
+        """What a stat says; None if it is not there."""
         ...
 
     def free(self) -> int:
         """Bytes that may still be written."""
+        ...
+
+    def refresh(self) -> None:
+        """Forget what was listed before: a new walk begins. Where nothing is kept, nothing is done."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file so that at every instant either the old or the new content is there, whole.
+
+        Raises StorageFull or StorageNotWritable with the old content in place.
+        """
         ...
 
     def make_directories(self, path: str) -> None:
@@ -123,31 +141,18 @@ class Store(Protocol):
 
 
 def replace(store: Store, path: str, data: bytes) -> None:
-    """Write a file so that at every instant either the old or the new content is there, whole:
-    aside, fsync, re-read and compare, rename, fsync the directory.
-
-    Raises StorageFull or StorageNotWritable with the old content in place and nothing left aside
-    (but after a kill: names that end in `.tmp`, which `prepare` removes).
-    """
-    directory = path.rpartition("/")[0]
-    if directory:
-        store.make_directories(directory)
-    aside = f"{path}.{os.urandom(8).hex()}{layout.TEMPORARY}"
-    try:
-        store.create(aside, data)
-        if store.read(aside) != data:
-            msg = f"{path}: what was written reads back differently; check the volume"
-            raise StorageNotWritable(msg)
-        store.rename(aside, path)
-    except (StorageNotWritable, StorageUnreadable):
-        with contextlib.suppress(StorageNotWritable):
-            store.unlink(aside)
-        raise
-    store.sync_directory(directory)
+    """Write a file whole: see Store.replace."""
+    store.replace(path, data)
 
 
 class FileStore:
     """A Store in a directory: the registry's `rootdirectory`.
+
+    Symbolic links below the root are never followed: whoever can write on the storage could lead a
+    program that runs as root anywhere. They are errors that name them, never "not there": what lies
+    behind one may be served, so nothing may be concluded. Every change is made through descriptors
+    of directories that were opened one by one; reads check the way (a race could only show a
+    program wrong content, not make it write elsewhere). The root itself may be a link.
 
     Raises StorageUnreadable if the root is not there: a missing mount must never look empty.
     """
@@ -165,23 +170,36 @@ class FileStore:
         self._owner = (facts.st_uid, facts.st_gid) if os.geteuid() == 0 else None
         if self._owner is not None:
             with contextlib.suppress(OSError):
-                docker = os.stat(f"{self.root}/docker")
+                docker = os.lstat(f"{self.root}/docker")
                 self._owner = (docker.st_uid, docker.st_gid)
+        self._straight: set[str] = set()
 
     def names(self, directory: str) -> list[str] | None:
         """See Store."""
         try:
-            return os.listdir(self._at(directory))
+            descriptor = self._open_directory(directory)
+            try:
+                return os.listdir(descriptor)
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise _unreadable(directory, error) from error
 
     def directories(self, directory: str) -> list[str] | None:
-        """See Store."""
+        """See Store. Symbolic links are among them: to look into one is an error that names it."""
         try:
-            with os.scandir(self._at(directory)) as entries:
-                return [entry.name for entry in entries if entry.is_dir()]
+            descriptor = self._open_directory(directory)
+            try:
+                with os.scandir(descriptor) as entries:
+                    return [
+                        entry.name
+                        for entry in entries
+                        if entry.is_dir(follow_symlinks=False) or entry.is_symlink()
+                    ]
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -190,7 +208,8 @@ class FileStore:
     def read(self, path: str, limit: int = WHOLE) -> bytes | None:
         """See Store."""
         try:
-            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_CLOEXEC)
+            with self._parent(path) as (parent, name):
+                descriptor = os.open(name, _READ, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -210,7 +229,8 @@ class FileStore:
         """A file's bytes in order, `size` at once; nothing if it is not there. Raises
         StorageUnreadable."""
         try:
-            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_CLOEXEC)
+            with self._parent(path) as (parent, name):
+                descriptor = os.open(name, _READ, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -228,9 +248,8 @@ class FileStore:
     ) -> Iterator[tuple[str, bytes | StorageUnreadable | None]]:
         """See Store."""
         os_open, os_read, os_close = os.open, os.read, os.close
-        flags = os.O_RDONLY | os.O_CLOEXEC
         try:
-            base = os_open(self._at(directory), flags | os.O_DIRECTORY)
+            base = self._open_directory(directory)
         except (FileNotFoundError, NotADirectoryError):
             yield from ((name, None) for name in names)
             return
@@ -240,9 +259,19 @@ class FileStore:
             return
         suffix = f"/{leaf}"
         try:
+            # O_NOFOLLOW sees a link at the end of a way only. One more listing costs far less than
+            # one more open for each of 100,000 names.
+            with os.scandir(base) as entries:
+                crooked = {entry.name for entry in entries if entry.is_symlink()}
             for name in names:
                 try:
-                    descriptor = os_open(name + suffix, flags, dir_fd=base)
+                    if name in crooked:
+                        raise _symbolic_link(f"{directory}/{name}")
+                    if "/" in leaf:
+                        with _descend(base, f"{name}{suffix}", directory) as (parent, last):
+                            descriptor = os_open(last, _READ, dir_fd=parent)
+                    else:
+                        descriptor = os_open(name + suffix, _READ, dir_fd=base)
                     try:
                         content = os_read(descriptor, limit)
                     finally:
@@ -259,7 +288,10 @@ class FileStore:
     def facts(self, path: str) -> Facts | None:
         """See Store."""
         try:
-            found = os.stat(self._at(path))
+            self._check_way(path)
+            found = os.lstat(self._at(path))
+            if stat.S_ISLNK(found.st_mode):
+                raise _symbolic_link(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -280,22 +312,47 @@ class FileStore:
             raise _unreadable(self.root, error) from error
         return found.f_bavail * found.f_frsize
 
+    def refresh(self) -> None:
+        """See Store: nothing is kept."""
+
+    def replace(self, path: str, data: bytes) -> None:
+        """See Store: aside, fsync, re-read and compare, rename, fsync the directory. Nothing is left
+        aside (but after a kill: names that end in `.tmp`, which `prepare` removes)."""
+        directory = path.rpartition("/")[0]
+        if directory:
+            self.make_directories(directory)
+        aside = f"{path}.{os.urandom(8).hex()}{layout.TEMPORARY}"
+        try:
+            self.create(aside, data)
+            if self.read(aside) != data:
+                msg = f"{path}: what was written reads back differently; check the volume"
+                raise StorageNotWritable(msg)
+            self.rename(aside, path)
+        except (StorageNotWritable, StorageUnreadable):
+            with contextlib.suppress(StorageNotWritable):
+                self.unlink(aside)
+            raise
+        self.sync_directory(directory)
+
     def make_directories(self, path: str) -> None:
         """See Store."""
-        made = ""
-        for part in path.split("/"):
-            made = f"{made}/{part}" if made else part
-            with _writing(made), contextlib.suppress(FileExistsError):
-                os.mkdir(self._at(made))
-                os.chmod(self._at(made), DIRECTORY_MODE)
-                self._give(self._at(made))
-                self.sync_directory(made.rpartition("/")[0])
+        with _writing(path):
+            descriptor = os.open(self.root, _WALK & ~os.O_NOFOLLOW)
+            try:
+                made = ""
+                for part in path.split("/"):
+                    made = f"{made}/{part}" if made else part
+                    below = self._make_directory(descriptor, part, made)
+                    os.close(descriptor)
+                    descriptor = below
+            finally:
+                os.close(descriptor)
 
     def create(self, path: str, data: bytes) -> None:
         """See Store."""
-        with _writing(path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(self._at(path), flags, FILE_MODE)
+        with _writing(path), self._parent(path) as (parent, name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, FILE_MODE, dir_fd=parent)
             try:
                 os.fchmod(descriptor, FILE_MODE)
                 self._give(descriptor)
@@ -306,9 +363,9 @@ class FileStore:
 
     def overwrite(self, path: str, data: bytes) -> None:
         """See Store."""
-        with _writing(path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-            descriptor = os.open(self._at(path), flags, FILE_MODE)
+        with _writing(path), self._parent(path) as (parent, name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(name, flags, FILE_MODE, dir_fd=parent)
             try:
                 _write_whole(descriptor, data.ljust(os.fstat(descriptor).st_size))
                 os.fsync(descriptor)
@@ -317,14 +374,19 @@ class FileStore:
 
     def rename(self, source: str, target: str) -> None:
         """See Store."""
-        with _writing(target):
-            os.rename(self._at(source), self._at(target))
+        with (
+            _writing(target),
+            self._parent(source) as (source_parent, source_name),
+            self._parent(target) as (target_parent, target_name),
+        ):
+            os.rename(source_name, target_name, src_dir_fd=source_parent, dst_dir_fd=target_parent)
 
     def unlink(self, path: str) -> bool:
         """See Store."""
         with _writing(path):
             try:
-                os.unlink(self._at(path))
+                with self._parent(path) as (parent, name):
+                    os.unlink(name, dir_fd=parent)
             except (FileNotFoundError, NotADirectoryError):
                 return False
         return True
@@ -333,7 +395,8 @@ class FileStore:
         """See Store."""
         with _writing(path):
             try:
-                os.rmdir(self._at(path))
+                with self._parent(path) as (parent, name):
+                    os.rmdir(name, dir_fd=parent)
             except FileNotFoundError:
                 return True
             except NotADirectoryError:
@@ -347,7 +410,7 @@ class FileStore:
     def sync_directory(self, path: str) -> None:
         """See Store."""
         with _writing(path or "."):
-            descriptor = os.open(self._at(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = self._open_directory(path)
             try:
                 os.fsync(descriptor)
             finally:
@@ -356,9 +419,126 @@ class FileStore:
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
-    def _give(self, target: str | int) -> None:
+    @contextlib.contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        """A descriptor of the directory that holds a path's last part, and that part."""
+        root = os.open(self.root, _WALK & ~os.O_NOFOLLOW)
+        try:
+            with _descend(root, path, "") as found:
+                yield found
+        finally:
+            os.close(root)
+
+    def _open_directory(self, path: str) -> int:
+        """A descriptor for listing and syncing. Raises OSError."""
+        if not path:
+            return os.open(self.root, _LIST & ~os.O_NOFOLLOW)
+        with self._parent(path) as (parent, name):
+            return _open_below(parent, name, _LIST, path)
+
+    def _check_way(self, path: str) -> None:
+        """That no directory above a path is a symbolic link. Raises OSError.
+
+        Remembers all but the lowest: a million blobs lie in directories of their own, but those in
+        a few thousand.
+        """
+        directory = path.rpartition("/")[0]
+        upper = directory.rpartition("/")[0]
+        if upper and upper not in self._straight:
+            at = 0
+            while at != len(upper):
+                at = upper.find("/", at + 1)
+                at = len(upper) if at < 0 else at
+                if upper[:at] not in self._straight:
+                    self._check_not_a_link(upper[:at])
+            if len(self._straight) > _REMEMBERED:
+                self._straight.clear()
+            self._straight.add(upper)
+        if directory:
+            self._check_not_a_link(directory)
+
+    def _check_not_a_link(self, path: str) -> None:
+        if stat.S_ISLNK(os.lstat(self._at(path)).st_mode):
+            raise _symbolic_link(path)
+
+    def _make_directory(self, parent: int, name: str, path: str) -> int:
+        """A descriptor of a directory that is made if it is not there. Raises OSError."""
+        try:
+            descriptor = _open_below(parent, name, _WALK, path)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=parent)
+                _sync(parent)
+        else:
+            if not self._is_half_made(descriptor):
+                return descriptor
+            os.close(descriptor)
+        descriptor = _open_below(parent, name, _LIST, path)
+        try:
+            # A killed run may have got no further than mkdir; then the directory is empty.
+            with os.scandir(descriptor) as entries:
+                is_empty = next(entries, None) is None
+            if is_empty:
+                os.fchmod(descriptor, DIRECTORY_MODE)
+                self._give(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _is_half_made(self, descriptor: int) -> bool:
+        """Whether a directory is this user's and not as we make them."""
+        found = os.fstat(descriptor)
+        is_given = self._owner is None or (found.st_uid, found.st_gid) == self._owner
+        is_open = stat.S_IMODE(found.st_mode) & DIRECTORY_MODE == DIRECTORY_MODE
+        return found.st_uid == os.geteuid() and not (is_given and is_open)
+
+    def _give(self, descriptor: int) -> None:
         if self._owner is not None:
-            os.chown(target, *self._owner)
+            os.fchown(descriptor, *self._owner)
+
+
+def _sync(parent: int) -> None:
+    """fsync a directory of which only the way is open. Raises OSError."""
+    descriptor = os.open(".", _LIST, dir_fd=parent)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _descend(base: int, path: str, above: str) -> Iterator[tuple[int, str]]:
+    """Go down from a directory's descriptor, part by part, following no symbolic link: the
+    descriptor of the last directory, and the last part. `above` is the base's own path."""
+    *parts, last = path.split("/")
+    descriptor = base
+    try:
+        way = above
+        for part in parts:
+            way = f"{way}/{part}" if way else part
+            below = _open_below(descriptor, part, _WALK, way)
+            if descriptor != base:
+                os.close(descriptor)
+            descriptor = below
+        yield descriptor, last
+    finally:
+        if descriptor != base:
+            os.close(descriptor)
+
+
+def _open_below(parent: int, name: str, flags: int, path: str) -> int:
+    """Open a directory in another. Raises OSError, ELOOP for a symbolic link."""
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except NotADirectoryError:
+        if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise _symbolic_link(path) from None
+        raise
+
+
+def _symbolic_link(path: str) -> OSError:
+    return OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:
@@ -368,8 +548,11 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 
 def _unreadable(path: str, error: OSError) -> StorageUnreadable:
-    msg = f"{path}: {error.strerror or error}; check the volume and who may read it, then try again"
-    return StorageUnreadable(msg)
+    remedy = _REMEDIES.get(error.errno or 0, "check the volume and who may read it, then try again")
+    named = _named(path, error)
+    is_link = error.errno == errno.ELOOP
+    message = f"{named}: {error.strerror or error}; {remedy}"
+    return StorageUnreadable(message, named if is_link else None)
 
 
 @contextlib.contextmanager
@@ -381,5 +564,23 @@ def _writing(path: str) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             msg = f"{path}: {error.strerror}; free some space or enlarge the volume"
             raise StorageFull(msg) from error
-        msg = f"{path}: {error.strerror or error}; check that the volume is writable for this user"
+        remedy = _REMEDIES.get(error.errno or 0, "check that the volume is writable for this user")
+        msg = f"{_named(path, error)}: {error.strerror or error}; {remedy}"
         raise StorageNotWritable(msg) from error
+
+
+_REMEDIES: dict[int, str] = {
+    errno.ELOOP: (
+        "this is a symbolic link, and none is followed below the storage's root: put what it leads"
+        " to in its place, or mount it there"
+    ),
+    errno.EISDIR: "a directory lies where a file belongs: move it out of the storage",
+    errno.ENOTDIR: "a file lies where a directory belongs: move it out of the storage",
+}
+"""What to do about what somebody put there; all else is the volume's or a matter of permissions."""
+
+
+def _named(path: str, error: OSError) -> str:
+    """The path to blame: on the way, where a symbolic link was met there."""
+    blamed = error.filename if error.errno == errno.ELOOP else None
+    return blamed if isinstance(blamed, str) and not path.endswith(f"/{blamed}") else path

@@ -3,21 +3,32 @@
 Every link is opened. `artifacts` is the set that a scheduler can act on: on a fresh cache it is
 exactly the registry's own entries. Links whose data is missing, whose content is another digest or
 garbage, and repositories whose names no entry can carry, are counted as leaks instead.
+
+`read_artifacts`, `read_data` and `read_tags` are what a reseed or migration needs; what else can lie
+there (torn payloads, uploads, leftovers) is in `leftovers`.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pullthrough.storage import canary, inventory, layout
+from pullthrough.storage.errors import StorageUnreadable
 from pullthrough.storage.inventory import LinkStatus
 from pullthrough.storage.state import Entry
 from pullthrough.storage.store import Store
 
 EXAMPLES = 5
 """How many of each leak are named."""
+DIRECTORY = 4096
+"""Bytes that a directory takes on most file systems."""
+LARGEST_PAYLOAD = 4 << 20
+"""Manifests are refused beyond this (v3.1.1:registry/handlers/manifests.go:26)."""
+Progress = Callable[[str, int], None]
+"""Told what was done, and how many more of it."""
 EMPTY_DIGESTS = frozenset(
     {
         "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -48,13 +59,68 @@ class Leak(enum.Enum):
     EMPTIED = "emptied"
     """A link directory without a link, 4 KiB each."""
     ORPHAN = "orphan"
-    """Data (a payload, mostly) that no link leads to."""
+    """Data that no link leads to."""
+    PAYLOAD = "payload"
+    """A manifest's bytes that no link leads to: the scheduler never deletes them."""
     TORN = "torn"
-    """Data of no bytes."""
+    """Data of no bytes, or a manifest whose bytes are not its digest's."""
     DEAD_TAG = "deadTag"
     """A tag whose manifest is gone."""
     TEMPORARY = "temporary"
-    """A `*.tmp` file beside the state, or in a link directory without a link."""
+    """A `*.tmp` file that a write left behind."""
+    UPLOAD = "upload"
+    """A fill that never ended."""
+    SYMBOLIC_LINK = "symbolicLink"
+    """A symbolic link: never followed, so what it leads to is not known."""
+    FOREIGN = "foreign"
+    """Something that no registry puts there; never removed."""
+
+
+class Explanation(NamedTuple):
+    """What a class of leak is and what ends it, for people."""
+
+    what: str
+    remedy: str
+
+
+_RESEED = "stop the registry and run `pullthrough reseed`"
+_SWEEP = "run `pullthrough sweep`"
+EXPLANATIONS: dict[Leak, Explanation] = {
+    Leak.UNCOVERED: Explanation("artifacts that no entry covers: they never expire", _RESEED),
+    Leak.BEYOND: Explanation("entries later than now + ttl", _RESEED),
+    Leak.BAD_NAME: Explanation(
+        "links under a name that no pull can ask for and no entry can fire for", _SWEEP
+    ),
+    Leak.BAD_LINK: Explanation("empty or garbage links: requests for them fail", _SWEEP),
+    Leak.ALIAS: Explanation("links by another algorithm's digest: their expiry fails", _SWEEP),
+    Leak.DANGLING: Explanation("links whose data is gone", _SWEEP),
+    Leak.EMPTIED: Explanation("emptied directories", "run `pullthrough sweep`, offline"),
+    Leak.ORPHAN: Explanation("data that no link leads to", _SWEEP),
+    Leak.PAYLOAD: Explanation("manifest payloads that no link leads to", _SWEEP),
+    Leak.TORN: Explanation(
+        "data of no bytes, or manifests that are not what their digest says", _SWEEP
+    ),
+    Leak.DEAD_TAG: Explanation("tags whose manifest is gone", _SWEEP),
+    Leak.TEMPORARY: Explanation("temporary files left behind", _SWEEP),
+    Leak.UPLOAD: Explanation("uploads that never ended (or go on at this moment)", _SWEEP),
+    Leak.SYMBOLIC_LINK: Explanation(
+        "symbolic links: never followed, and what they hide is not counted",
+        "put what it leads to in its place, or mount it there",
+    ),
+    Leak.FOREIGN: Explanation(
+        "files or directories that no registry puts there",
+        "look at them and move them out of the storage; no program removes them",
+    ),
+}
+
+
+class Finding(NamedTuple):
+    """One leak: where, how many bytes its removal gives back, and the digest it is about."""
+
+    leak: Leak
+    path: str
+    bytes: int = 0
+    digest: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,16 +134,46 @@ class Survey:
     canaries: set[str] = field(default_factory=set)
     """Digests of canaries: they are ours and count nowhere."""
     leaks: dict[Leak, int] = field(default_factory=dict)
+    leaked: dict[Leak, int] = field(default_factory=dict)
+    """Bytes of each leak: what its removal gives back."""
     examples: dict[Leak, list[str]] = field(default_factory=dict)
     blobs: int = 0
     bytes: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes of each blob, by digest."""
+    hidden: set[str] = field(default_factory=set)
+    """Digests whose data is behind a symbolic link."""
+    tags: list[tuple[str, str]] = field(default_factory=list)
+    """Tag links and the keys of what they lead to, if somebody wants all findings."""
+    met: set[str] = field(default_factory=set)
+    """Symbolic links by path."""
+    findings: list[Finding] | None = None
+    """Every leak that a sweep can end, if somebody wants them all."""
+    is_tolerant: bool = False
+    """Symbolic links are counted instead of ending it: for who only tells and never removes."""
 
-    def note(self, leak: Leak, what: str) -> None:
+    def note(self, leak: Leak, what: str, size: int = 0, digest: str = "") -> None:
         """Count one leak and remember the first few by name."""
         self.leaks[leak] = self.leaks.get(leak, 0) + 1
+        self.leaked[leak] = self.leaked.get(leak, 0) + size
         named = self.examples.setdefault(leak, [])
         if len(named) < EXAMPLES:
             named.append(what)
+        if self.findings is not None:
+            self.findings.append(Finding(leak, what, size, digest))
+
+    def cannot_read(self, error: StorageUnreadable) -> None:
+        """Count a symbolic link where only telling; raise everything else."""
+        path = error.symbolic_link
+        if not self.is_tolerant or path is None:
+            raise error
+        self.note_once(Leak.SYMBOLIC_LINK, path)
+
+    def note_once(self, leak: Leak, path: str) -> None:
+        """Count what more than one walk meets."""
+        if path not in self.met:
+            self.met.add(path)
+            self.note(leak, path)
 
     def add(self, key: str, kind: layout.Kind) -> None:
         """One more artifact; linked as both kinds it is a blob, whose expiry takes the data too."""
@@ -89,12 +185,16 @@ class Survey:
             self.artifacts[key] = layout.Kind.BLOB
 
 
-def read_artifacts(store: Store) -> Survey:
+def read_artifacts(
+    store: Store, survey: Survey | None = None, progress: Progress | None = None
+) -> Survey:
     """Open every link; raises StorageUnreadable at the first that cannot be read."""
-    survey = Survey()
+    survey = Survey() if survey is None else survey
     artifacts, linked = survey.artifacts, survey.linked
-    present = frozenset(inventory.blob_digests(store))
-    for directory in inventory.link_directories(store):
+    present = frozenset(inventory.blob_digests(store, survey.cannot_read))
+    for directory in inventory.link_directories(store, survey.cannot_read):
+        if progress is not None:
+            progress("links read", len(directory.names))
         if directory.repository == canary.REPOSITORY:
             survey.canaries.update(f"{directory.algorithm}:{name}" for name in directory.names)
             continue
@@ -116,7 +216,10 @@ def read_artifacts(store: Store) -> Survey:
                 continue
             link = inventory.classify(algorithm, name, content)
             if link.error is not None:
-                raise link.error
+                # Unread, it may lead anywhere; its directory's name is all there is to go by.
+                survey.cannot_read(link.error)
+                linked.add(digest)
+                continue
             _note_odd_link(store, survey, directory, link, present)
     return survey
 
@@ -134,55 +237,104 @@ def _note_odd_link(
     match link.status:
         case LinkStatus.GONE:
             leftovers = store.names(path)
-            if leftovers:
-                survey.note(Leak.TEMPORARY, f"{path}/{leftovers[0]}")
-            elif leftovers is not None:
-                survey.note(Leak.EMPTIED, path)
+            temporary = [name for name in leftovers or () if name.endswith(layout.TEMPORARY)]
+            for name in temporary:
+                note_file(store, survey, Leak.TEMPORARY, f"{path}/{name}")
+            if leftovers == []:
+                survey.note(Leak.EMPTIED, path, DIRECTORY)
         case LinkStatus.BAD:
             survey.note(Leak.BAD_LINK, path)
         case _ if not directory.is_schedulable:
-            survey.note(Leak.BAD_NAME, path)
+            survey.note(Leak.BAD_NAME, path, 0, link.target)
         case _ if link.target not in present:
-            survey.note(Leak.DANGLING, path)
+            survey.note(Leak.DANGLING, path, 0, link.target)
         case _:
-            # Covered through the digest that the data is stored under, whose link `prepare` makes
-            # if it is missing; the alias itself dangles from its expiry on.
-            survey.note(Leak.ALIAS, path)
+            # Covered through the digest that the data is stored under, whose link `prepare` and
+            # `sweep` make if it is missing; the alias itself dangles from its expiry on.
+            survey.note(Leak.ALIAS, path, 0, link.target)
             survey.add(layout.key(directory.repository, link.target), directory.kind)
 
 
-def read_data(store: Store, survey: Survey) -> None:
+def read_data(store: Store, survey: Survey, progress: Progress | None = None) -> None:
     """Sizes of all blobs, and which no link leads to. Raises StorageUnreadable."""
-    for digest in inventory.blob_digests(store):
+    for number, digest in enumerate(inventory.blob_digests(store, ignored)):
+        if progress is not None and number % 1000 == 999:
+            progress("blobs read", 1000)
         if digest in survey.canaries:
             continue
         path = layout.blob_path(digest)
-        facts = store.facts(path)
+        try:
+            facts = store.facts(path)
+            if facts is None and store.names(layout.blob_directory(digest)) != []:
+                continue
+        except StorageUnreadable as error:
+            survey.cannot_read(error)
+            survey.hidden.add(digest)
+            continue
         if facts is None:
-            survey.note(Leak.EMPTIED, layout.blob_directory(digest))
+            survey.note(Leak.EMPTIED, layout.blob_directory(digest), DIRECTORY)
             continue
         survey.blobs += 1
         survey.bytes += facts.size
+        survey.sizes[digest] = facts.size
         if digest not in survey.linked:
-            survey.note(Leak.ORPHAN, path)
+            survey.note(_class_of_data(store, digest, facts.size), path, facts.size, digest)
         elif not facts.size and digest not in EMPTY_DIGESTS:
-            survey.note(Leak.TORN, path)
+            survey.note(Leak.TORN, path, 0, digest)
+
+
+def _class_of_data(store: Store, digest: str, size: int) -> Leak:
+    """Payloads are told from layers by their bytes: nothing else on the storage says it."""
+    if size > LARGEST_PAYLOAD:
+        return Leak.ORPHAN
+    content = store.read(layout.blob_path(digest), LARGEST_PAYLOAD) or b""
+    is_manifest = content.lstrip().startswith(b"{") and b'"schemaVersion"' in content
+    return Leak.PAYLOAD if is_manifest else Leak.ORPHAN
+
+
+def note_file(store: Store, survey: Survey, leak: Leak, path: str) -> None:
+    """Count a file with its bytes; one that has gone meanwhile is none. Raises StorageUnreadable."""
+    try:
+        facts = store.facts(path)
+    except StorageUnreadable as error:
+        if error.symbolic_link is None:
+            raise
+        # Not followed, and so it hides nothing here: the name alone says what it is.
+        survey.note_once(Leak.SYMBOLIC_LINK, error.symbolic_link)
+        return
+    if facts is not None and facts.is_directory:
+        survey.note(Leak.FOREIGN, path, DIRECTORY)
+    elif facts is not None:
+        survey.note(leak, path, facts.size)
 
 
 def read_tags(store: Store, survey: Survey) -> None:
     """Tags that point at nothing, and files left aside. Raises StorageUnreadable."""
-    for repository in inventory.repositories(store):
+    for repository in inventory.repositories(store, ignored):
         base = f"{layout.REPOSITORIES}/{repository}/{layout.TAGS}"
-        names = store.names(base) or []
+        try:
+            names = sorted(store.names(base) or [])
+        except StorageUnreadable as error:
+            survey.cannot_read(error)
+            continue
         for tag, content in store.read_each(base, names, "current/link", layout.LONGEST_LINK + 1):
-            if isinstance(content, Exception):
-                raise content
+            if isinstance(content, StorageUnreadable):
+                survey.cannot_read(content)
+                continue
             target = (content or b"").decode("ascii", "replace")
-            if content is not None and layout.key(repository, target) not in survey.artifacts:
-                survey.note(Leak.DEAD_TAG, layout.tag_link_path(repository, tag))
+            if content is not None:
+                path, key = layout.tag_link_path(repository, tag), layout.key(repository, target)
+                if key not in survey.artifacts:
+                    survey.note(Leak.DEAD_TAG, path)
+                elif survey.findings is not None:
+                    survey.tags.append((path, key))
     for name in store.names("") or []:
         if name.startswith(layout.STATE) and name.endswith(layout.TEMPORARY):
-            survey.note(Leak.TEMPORARY, name)
+            note_file(store, survey, Leak.TEMPORARY, name)
+
+
+def ignored(_error: StorageUnreadable) -> None:
+    """For a second listing: the first has met the same error and said what comes of it."""
 
 
 def note_uncovered(survey: Survey, entries: Mapping[str, Entry], latest: int | None) -> None:
@@ -190,6 +342,6 @@ def note_uncovered(survey: Survey, entries: Mapping[str, Entry], latest: int | N
     for key, kind in survey.artifacts.items():
         entry = entries.get(key)
         if entry is None or (entry.kind is not kind and key not in survey.either_kind):
-            survey.note(Leak.UNCOVERED, key)
+            survey.note(Leak.UNCOVERED, key, 0, key[key.rindex("@") + 1 :])
         elif latest is not None and entry.expiry > latest:
             survey.note(Leak.BEYOND, key)

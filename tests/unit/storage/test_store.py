@@ -1,6 +1,7 @@
 """The seam: what is not there is an answer, everything else an error; the atomic write."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,16 +93,138 @@ def test_others_may_read_what_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o775
 
 
-def test_new_directories_are_synced_into_those_that_hold_them(tmp_path: Path) -> None:
-    synced: list[str] = []
+def test_new_directories_are_synced_into_those_that_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
 
-    class Noting(FileStore):
-        def sync_directory(self, path: str) -> None:
-            synced.append(path)
-            super().sync_directory(path)
+    def noting(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
 
-    store = Noting(tmp_path)
+    monkeypatch.setattr(os, "fsync", noting)
+    store = FileStore(tmp_path)
     store.make_directories("a/b/c")
-    assert synced == ["", "a", "a/b"]
+    expected = [(tmp_path / way).stat().st_ino for way in (".", "a", "a/b")]
+    assert synced == expected
     store.make_directories("a/b/c")
-    assert synced == ["", "a", "a/b"], "what is there already costs nothing"
+    assert synced == expected, "what is there already costs nothing"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory beside the storage that a link in it leads to; nothing may happen to it."""
+    made = tmp_path / "outside"
+    (made / "d").mkdir(parents=True)
+    (made / "file").write_bytes(OLD)
+    (made / "d/link").write_bytes(OLD)
+    (made / "empty").mkdir()
+    return made
+
+
+READS: dict[str, Callable[[FileStore], object]] = {
+    "names": lambda store: store.names("way"),
+    "names below": lambda store: store.names("way/d"),
+    "directories": lambda store: store.directories("way"),
+    "read": lambda store: store.read("way/file"),
+    "read the link itself": lambda store: store.read("way"),
+    "facts": lambda store: store.facts("way/file"),
+    "facts below": lambda store: store.facts("way/d/link"),
+    "facts of the link itself": lambda store: store.facts("way"),
+    "read_each": lambda store: _only(store.read_each("way", ["d"], "link", 9)),
+    "read_each of a link": lambda store: _only(store.read_each("", ["way"], "file", 9)),
+    "read_each below a link": lambda store: _only(store.read_each("", ["way"], "d/link", 9)),
+    "read_each below a name": lambda store: _only(store.read_each("", ["x"], "way/file", 9)),
+}
+WRITES: dict[str, Callable[[FileStore], object]] = {
+    "make_directories": lambda store: store.make_directories("way/new"),
+    "make_directories at the link": lambda store: store.make_directories("way"),
+    "create": lambda store: store.create("way/new", NEW),
+    "create at the link": lambda store: store.create("file", NEW),
+    "overwrite": lambda store: store.overwrite("way/file", NEW),
+    "overwrite the link": lambda store: store.overwrite("file", NEW),
+    "rename from": lambda store: store.rename("way/file", "file2"),
+    "rename to": lambda store: store.rename("plain", "way/file"),
+    "unlink": lambda store: store.unlink("way/file"),
+    "unlink below": lambda store: store.unlink("way/d/link"),
+    "rmdir": lambda store: store.rmdir("way/empty"),
+    "sync_directory": lambda store: store.sync_directory("way"),
+    "replace": lambda store: replace(store, "way/file", NEW),
+}
+
+
+def _only(found: Iterator[tuple[str, bytes | StorageUnreadable | None]]) -> bytes | None:
+    ((_, content),) = found
+    if isinstance(content, StorageUnreadable):
+        raise content
+    return content
+
+
+def _crooked(tmp_path: Path, outside: Path) -> FileStore:
+    root = tmp_path / "storage"
+    (root / "x").mkdir(parents=True)
+    (root / "plain").write_bytes(NEW)
+    (root / "way").symlink_to(outside)
+    (root / "x/way").symlink_to(outside)
+    (root / "file").symlink_to(outside / "file")
+    return FileStore(root)
+
+
+@pytest.mark.parametrize("call", READS.values(), ids=READS)
+def test_no_read_follows_a_symbolic_link(
+    tmp_path: Path, outside: Path, call: Callable[[FileStore], object]
+) -> None:
+    with pytest.raises(StorageUnreadable, match=r"way.*: .*symbolic link"):
+        call(_crooked(tmp_path, outside))
+
+
+@pytest.mark.parametrize("call", WRITES.values(), ids=WRITES)
+def test_no_write_goes_through_a_symbolic_link(
+    tmp_path: Path, outside: Path, call: Callable[[FileStore], object]
+) -> None:
+    def seen() -> list[tuple[str, bytes]]:
+        files = sorted(outside.rglob("*"))
+        return [(str(p), p.read_bytes() if p.is_file() else b"") for p in files]
+
+    before = seen()
+    store = _crooked(tmp_path, outside)
+    with pytest.raises(StorageNotWritable, match=r"symbolic link|File exists"):
+        call(store)
+    assert seen() == before
+
+
+def test_a_symbolic_link_counts_as_a_directory_so_that_nobody_takes_it_for_nothing(
+    tmp_path: Path, outside: Path
+) -> None:
+    found = _crooked(tmp_path, outside).directories("")
+    assert sorted(found or []) == ["file", "way", "x"]
+
+
+def test_the_root_itself_may_be_a_symbolic_link(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "root").symlink_to(outside)
+    store = FileStore(tmp_path / "root")
+    replace(store, "d/new", NEW)
+    assert store.read("d/new") == NEW
+    assert store.facts("d/new") is not None
+
+
+def test_a_pipe_where_a_file_belongs_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "a/link")
+    store = FileStore(tmp_path)
+    assert dict(store.read_each("", ["a"], "link", 9)) == {"a": b""}
+    assert store.read("a/link") == b""
+    with pytest.raises(StorageNotWritable):
+        store.overwrite("a/link", NEW)
+
+
+def test_a_directory_that_a_killed_run_only_made_gets_its_mode_from_the_next(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine/below").mkdir(mode=0o700, parents=True)
+    (tmp_path / "mine").chmod(0o750)
+    FileStore(tmp_path).make_directories("mine/below")
+    assert (tmp_path / "mine/below").stat().st_mode & 0o777 == 0o775
+    # What holds something is somebody's: left as it is.
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o750

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from pullthrough.storage import store as stores
 from pullthrough.storage.errors import StorageUnreadable
 from pullthrough.storage.keeper import entries
 from pullthrough.storage.state import SECOND
@@ -97,6 +96,11 @@ class PacedStore:
         finally:
             self._done()
 
+    def refresh(self) -> None:
+        """See Store."""
+        self._store.refresh()
+        self._done()
+
     def make_directories(self, path: str) -> None:
         """See Store."""
         self._store.make_directories(path)
@@ -118,8 +122,8 @@ class PacedStore:
         self._done()
 
     def replace(self, path: str, data: bytes) -> None:
-        """See `store.replace`."""
-        stores.replace(self._store, path, data)
+        """See Store."""
+        self._store.replace(path, data)
         self._done()
 
     def unlink(self, path: str) -> bool:

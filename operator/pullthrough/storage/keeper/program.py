@@ -58,8 +58,9 @@ from pullthrough.storage.keeper.settings import Settings
 from pullthrough.storage.keeper.survey import UPLOAD_LEAKS, Survey, Suspect
 from pullthrough.storage.keeper.upstream import Probed
 from pullthrough.storage.layout import Artifact
+from pullthrough.storage.opening import open_store
 from pullthrough.storage.state import SECOND
-from pullthrough.storage.store import Clock, FileStore, Store, SystemClock
+from pullthrough.storage.store import Clock, Store, SystemClock
 
 TICK = 1.0
 """Seconds between two looks at the canary and the TTL state."""
@@ -312,7 +313,13 @@ class Keeper:
             if learner is not None:
                 learner.take(link)
 
-        found = survey.look(self._store, deep=deep, canary_digest=canary_digest, on_link=on_link)
+        found = survey.look(
+            self._store,
+            deep=deep,
+            canary_digest=canary_digest,
+            most=survey.MOST,
+            on_link=on_link,
+        )
         if learner is not None:
             self._coverage = learner.sum(found.links)
         elif listed == "missing":
@@ -460,7 +467,7 @@ def main(argv: list[str]) -> int:
     clock, board = SystemClock(), Board()
     try:
         try:
-            store = FileStore(options.storage)
+            store = open_store(options.storage)
         except StorageError as error:
             sys.stderr.write(error.message + "\n")
             return 1

@@ -30,8 +30,9 @@ LARGEST_PAYLOAD = 4 << 20
 """Manifests are refused beyond this (v3.1.1:registry/handlers/manifests.go:26)."""
 TELLING = 1 << 16
 """So many of the first bytes tell a manifest."""
+ALL = 1 << 62
 MOST = 2000
-"""Suspects of each class that are remembered; the others are counted, and their turn comes when
+"""Suspects of each class that the keeper remembers; the others are counted, and their turn comes when
 these are gone (after a mass expiry there are 100,000)."""
 EXAMPLES = 3
 """Suspects of each class that are named to people."""
@@ -125,6 +126,7 @@ class _Walk:
 
     store: Store
     on_link: OnLink
+    most: int
     links: int = 0
     present: Hashes = field(default_factory=Hashes)
     torn: set[str] = field(default_factory=set)
@@ -149,7 +151,7 @@ class _Walk:
         found.bytes += facts.size
         if len(found.examples) < EXAMPLES:
             found.examples.append(path)
-        if self.remembered[leak] < MOST:
+        if self.remembered[leak] < self.most:
             self.remembered[leak] += 1
             youngest = max(facts.mtime, facts.ctime, also)
             self.suspects.append(Suspect(leak, path, digest, repository, facts, youngest))
@@ -160,13 +162,15 @@ def look(
     *,
     deep: bool,
     canary_digest: str | None = None,
+    most: int = ALL,
     on_link: OnLink = lambda _path, _artifact: None,
 ) -> Survey:
-    """Walk once. `deep` also looks for uploads and temporary files, in every directory there is.
+    """Walk once, and remember `most` suspects of each class. `deep` also looks for uploads and temporary files, in every directory there is.
 
     Raises StorageUnreadable if a directory cannot be listed.
     """
-    walk = _Walk(store, on_link)
+    store.refresh()
+    walk = _Walk(store, on_link, most)
     repositories = tuple(inventory.repositories(store))
     _data(walk, canary_digest)
     _links(walk)
