@@ -11,7 +11,7 @@
 | PULLTHROUGH_PROBE_FRESHNESS | how old a probe of the upstream may be at a roll | 2m |
 | PULLTHROUGH_NAMESPACE | where the Lease is | none: required |
 | PULLTHROUGH_LEASE | its name | pullthrough-operator |
-| PULLTHROUGH_LISTEN | address and port of health and metrics | 0.0.0.0:8080 |
+| PULLTHROUGH_LISTEN | address and port of health and metrics | [::]:8080 |
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def from_environment(environment: Mapping[str, str]) -> OperatorSettings:
     policy = reader.text("IMAGE_PULL_POLICY", default.image_pull_policy)
     if policy not in PULL_POLICIES:
         reader.refuse("IMAGE_PULL_POLICY", f"is {policy!r}; one of {', '.join(PULL_POLICIES)}")
-    host, port = reader.address("LISTEN", "0.0.0.0:8080")
+    host, port = reader.address("LISTEN", "[::]:8080")
     return OperatorSettings(
         planning=Settings(
             image=reader.required("IMAGE", "set it to the image that the operator runs from"),
@@ -122,5 +122,5 @@ class _Reader:
         value = self.text(name, default)
         host, colon, port = value.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65535:
-            self.refuse(name, f"is {value!r}; write it like 0.0.0.0:8080")
-        return host.strip("[]") or "0.0.0.0", int(port)
+            self.refuse(name, f"is {value!r}; write it like [::]:8080")
+        return host.strip("[]") or "::", int(port)

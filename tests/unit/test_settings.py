@@ -16,7 +16,7 @@ def test_the_least_that_is_needed_gives_the_defaults_of_the_models() -> None:
     assert read.planning.image == "image:1"
     assert read.planning.keeper == KeeperSettings()
     assert (read.namespace, read.lease) == ("system", "pullthrough-operator")
-    assert (read.listen_host, read.listen_port) == ("0.0.0.0", 8080)
+    assert (read.listen_host, read.listen_port) == ("::", 8080)
 
 
 def test_every_variable_is_read() -> None:

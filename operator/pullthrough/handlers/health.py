@@ -14,6 +14,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from pullthrough import listening
+
 STUCK_AFTER: Final = 300.0
 """Seconds; a pass is given up after less."""
 
@@ -104,7 +106,7 @@ class HealthServer:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        await web.SockSite(self._runner, listening.listen(self._host, self._port)).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

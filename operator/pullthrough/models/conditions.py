@@ -72,6 +72,8 @@ REASONS: Final[Mapping[str, str]] = {
     "StorageInUse": "Somebody else's pod can write to the claim: two writers lose each other's TTL state.",
     "StorageBelongsToOtherUpstream": "The storage holds images of another upstream: use another claim or cache name.",
     "StorageUnmarked": "The storage holds content of unknown origin: adopt it explicitly, or use an empty claim.",
+    "StorageMarkerMalformed": "The record of whose content the storage holds is damaged: adopt it explicitly.",
+    "StorageMarkerNewer": "A later version of the operator has used the storage: use that version.",
     "StorageUnreadable": "A file on the storage cannot be read; the message names it.",
     "StorageNotWritable": "The storage cannot be written: check the volume's permissions.",
     "StorageFull": "There is not enough free space on the volume: enlarge storage.volume.size.",

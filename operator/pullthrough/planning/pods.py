@@ -19,7 +19,14 @@ PULL_PROBLEMS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 )
 
-NEEDS_PERSON = frozenset({"StorageBelongsToOtherUpstream", "StorageUnmarked"})
+NEEDS_PERSON = frozenset(
+    {
+        "StorageBelongsToOtherUpstream",
+        "StorageUnmarked",
+        "StorageMarkerMalformed",
+        "StorageMarkerNewer",
+    }
+)
 """Reasons of `prepare` that no further try changes; the others are PrepareFailed to the outside."""
 
 

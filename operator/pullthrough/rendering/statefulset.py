@@ -184,7 +184,7 @@ def _keeper(
             ttl,
             f"--upstream-url={cache.upstream_url}",
             f"--registry=127.0.0.1:{constants.REGISTRY_PORT}",
-            f"--listen=0.0.0.0:{constants.KEEPER_PORT}",
+            f"--listen=[::]:{constants.KEEPER_PORT}",
             f"--template={template_hash}",
             f"--sweep-interval={keeper.sweep_interval}",
             f"--minimum-age={keeper.minimum_age}",

@@ -8,6 +8,8 @@ StorageError
 ├── StorageInUse                    a registry writes while it must not run
 ├── StorageBelongsToOtherUpstream   the marker names another upstream host
 ├── StorageUnmarked                 content, but no marker that says whose it is
+│   ├── StorageMarkerMalformed      a marker, but not one that can be understood
+│   └── StorageMarkerNewer          a marker that a newer version of this program wrote
 ├── MemoryLimitTooLow               the registry would be killed for memory with this state
 └── StateMalformed                  scheduler-state.json is not what a registry can start on
 """
@@ -75,6 +77,18 @@ class StorageUnmarked(StorageError):
 
     reason = "StorageUnmarked"
     exit_code = 3
+
+
+class StorageMarkerMalformed(StorageUnmarked):
+    """There is a marker and nobody can tell what it says."""
+
+    reason = "StorageMarkerMalformed"
+
+
+class StorageMarkerNewer(StorageUnmarked):
+    """The marker's format is one of a later version: only that version knows whose it is."""
+
+    reason = "StorageMarkerNewer"
 
 
 class MemoryLimitTooLow(StorageError):

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 from typing import Any
 
 from pullthrough.storage import inventory, layout
 from pullthrough.storage.errors import (
     StorageBelongsToOtherUpstream,
     StorageFull,
+    StorageMarkerMalformed,
+    StorageMarkerNewer,
+    StorageNotWritable,
     StorageUnmarked,
 )
 from pullthrough.storage.store import Store, replace
 
 FORMAT = 1
-MARKER = f"{layout.OURS}/marker.json"
-START = f"{layout.OURS}/start.json"
 LARGEST = 1 << 16
 """Bytes that are read of either: they hold a few hundred."""
+MARKER = f"{layout.OURS}/marker.json"
+START = f"{layout.OURS}/start.json"
+START_SIZE = 4096
+"""start.json is filled up with spaces to this: on a full disk a new one can then be written over
+it, in one call, within the block that it has."""
+LONGEST_PROBLEM = 2048
+"""Characters of start.json's problem."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +39,8 @@ class Start:
     """What a `prepare` did at its end; read by the next one and by the keeper.
 
     `ttl` is a Go duration, `time` RFC 3339; `uncovered` artifacts are left to the keeper; `problem`
-    is a sentence for people or None; `canary` the digest that the scheduler must delete, or None.
+    is a sentence for people or None; `canary` the digest that the scheduler must delete, or None;
+    `migration` the Job whose state this start was to install, or None.
     """
 
     template: str
@@ -41,21 +51,48 @@ class Start:
     canary: str | None
     uncovered: int
     problem: str | None
+    migration: str | None = None
 
 
 def upstream_host(store: Store) -> str | None:
-    """The host in the marker; None if there is no marker, or none that can be understood."""
-    content = _parse(store.read(MARKER, LARGEST))
-    host = content.get("upstreamHost") if content and content.get("format") == FORMAT else None
-    return host if isinstance(host, str) else None
+    """The host in the marker; None if there is no marker.
+
+    Raises StorageMarkerMalformed, StorageMarkerNewer, StorageUnreadable.
+    """
+    raw = store.read(MARKER, LARGEST)
+    if raw is None:
+        return None
+    content = _parse(raw) or {}
+    host, format_ = content.get("upstreamHost"), content.get("format")
+    if type(format_) is int and format_ > FORMAT:
+        msg = (
+            f"{MARKER} has format {format_} and this version of pullthrough knows {FORMAT}: use the"
+            " version that wrote it, or a later one"
+        )
+        raise StorageMarkerNewer(msg)
+    if format_ != FORMAT or not isinstance(host, str) or not host:
+        msg = (
+            f"{MARKER} cannot be understood (a torn write, most likely), so nothing says which"
+            " upstream the content came from: if you know that it is this one,"
+            " say so with --adopt-unmarked; otherwise use another volume"
+        )
+        raise StorageMarkerMalformed(msg)
+    return host
 
 
 def check(store: Store, host: str, *, adopt_unmarked: bool) -> bool:
     """Whether the storage is this upstream's. True: marked so. False: empty, or to be adopted.
 
-    Raises StorageBelongsToOtherUpstream, StorageUnmarked, StorageUnreadable.
+    A marker that cannot be understood matters only where there is content that it should be for.
+    Raises StorageBelongsToOtherUpstream, StorageUnmarked (or its more exact kinds),
+    StorageUnreadable.
     """
-    found = upstream_host(store)
+    try:
+        found = upstream_host(store)
+    except StorageMarkerMalformed:
+        if inventory.holds_content(store) and not adopt_unmarked:
+            raise
+        found = None
     if found == host:
         return True
     if found is not None:
@@ -86,7 +123,7 @@ def read_start(store: Store) -> Start | None:
         return None
     texts = {name: content.get(name) for name in ("template", "series", "gc", "ttl", "time")}
     canary, problem = content.get("canary"), content.get("problem")
-    uncovered = content.get("uncovered")
+    uncovered, migration = content.get("uncovered"), content.get("migration")
     if not all(isinstance(text, str) for text in texts.values()):
         return None
     return Start(
@@ -94,19 +131,28 @@ def read_start(store: Store) -> Start | None:
         canary=canary if isinstance(canary, str) else None,
         uncovered=uncovered if isinstance(uncovered, int) else 0,
         problem=problem if isinstance(problem, str) else None,
+        migration=migration if isinstance(migration, str) else None,
     )
 
 
 def write_start(store: Store, start: Start) -> None:
     """Write start.json atomically; on a full disk over the old one, which has its block already.
 
-    Raises StorageFull, StorageNotWritable.
+    Only if it fits in there: a torn record is worse than the old one or none. Raises StorageFull,
+    StorageNotWritable, StorageUnreadable.
     """
-    content = json.dumps(asdict(start)).encode()
+    problem = None if start.problem is None else start.problem[:LONGEST_PROBLEM]
+    content = json.dumps(asdict(changed(start, problem=problem)), ensure_ascii=False).encode()
     try:
-        replace(store, START, content)
+        replace(store, START, content.ljust(START_SIZE))
     except StorageFull:
+        facts = store.facts(START)
+        if facts is None or facts.is_directory or facts.size < len(content):
+            raise
         store.overwrite(START, content)
+        if (store.read(START) or b"").rstrip() != content:
+            msg = f"{START}: what was written reads back differently; check the volume"
+            raise StorageNotWritable(msg) from None
 
 
 def _parse(raw: bytes | None) -> dict[str, Any] | None:

@@ -1,6 +1,10 @@
-"""`pullthrough migrate`: the migration Job. It works beside the serving registry and deletes nothing.
+"""`pullthrough migrate`: the migration Job. It works beside the serving registry and deletes nothing
+but what earlier Jobs left.
 
-1. The marker must name this cache's upstream.
+1. The marker must name this cache's upstream. Results of other Jobs that are too old to be
+   installed go: a Job whose roll never comes (an upstream that is down) is followed by another, and
+   each would leave a whole state behind. Age alone decides, never which Job is the newest: one that
+   was thought dead and wakes up must not take away what its successor has just finished.
 2. Every link is read; anything that cannot be read ends it, with everything as it was.
 3. Expiries for everything, from the switch (now) on; entries that still hold are kept.
 4. What the roll would die of is refused: no space for the state, a registry memory limit that the
@@ -11,12 +15,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pullthrough.storage import canary, expiry, layout, marker, program, state, statefile, survey
-from pullthrough.storage.errors import MemoryLimitTooLow, StateMalformed, StorageFull
+from pullthrough.storage.errors import (
+    MemoryLimitTooLow,
+    StateMalformed,
+    StorageError,
+    StorageFull,
+)
 from pullthrough.storage.opening import open_store
 from pullthrough.storage.store import Clock, Store, SystemClock, replace
 
@@ -25,6 +35,10 @@ BYTES_PER_ENTRY = 2458
 BYTES_PER_EXPIRY = 3686
 """3.6 KiB: on top, per entry that fires together with others."""
 BYTES_OF_REGISTRY = 25 * 2**20
+FRESHNESS = 3600 * state.SECOND
+"""A finished Job's result is installed within this, or the ttl if that is shorter."""
+STALE_MARGIN = 600 * state.SECOND
+"""A roll that was decided while the result was fresh may come to `prepare` this much later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +61,7 @@ def migrate(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
     """
     marker.check(store, options.host, adopt_unmarked=options.adopt_unmarked)
     now = clock.now()
+    _clear_stale(store, options, now)
     found = survey.read_artifacts(store)
     survey.read_data(store, found)
     survey.read_tags(store, found)
@@ -84,6 +99,21 @@ def migrate(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
         "collectedBy": state.format_time(collected_by(now, options.ttl)),
         "stateBytes": len(content),
     }
+
+
+def _clear_stale(store: Store, options: Options, now: int) -> None:
+    """Remove results of other Jobs that nobody will install. What refuses is left to the keeper."""
+    own = layout.next_state_path(options.job)
+    oldest = now - min(FRESHNESS, options.ttl) - STALE_MARGIN
+    with contextlib.suppress(StorageError):
+        for name in store.names("") or ():
+            if not name.startswith(layout.NEXT_STATE_PREFIX) or name.startswith(own):
+                continue
+            facts = store.facts(name)
+            if facts is None or facts.is_directory:
+                continue
+            if max(facts.mtime, facts.ctime) < oldest:
+                store.unlink(name)
 
 
 def collected_by(now: int, ttl: int) -> int:

@@ -18,7 +18,9 @@ The steps, in this order; killed after any of them, the next run ends the same:
 
 With garbage collection already on, nothing but step 1 keeps the registry down: what cannot be done
 is written to start.json and left to the keeper. Only on the first start after a migration does a
-failure end the program, because there the operator can go back.
+failure end the program, because there the operator can go back: while the Job's state waits to be
+installed, or the last start is known to have been one without collection. A start.json that cannot
+be read says neither: whoever was verified long ago must not be held down for ever by a full disk.
 """
 
 from __future__ import annotations
@@ -110,12 +112,11 @@ def prepare(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
     except StorageUnreadable:
         before = None
     is_on = options.gc == "Enabled"
-    was_on = before is not None and before.gc == "Enabled"
     run = Run(
         store=store,
         clock=clock,
         options=options,
-        must_succeed=is_on and not was_on and options.migration is not None,
+        must_succeed=is_on and _is_first_after_migration(store, before, options.migration),
     )
     planted: str | None = None
     entries: Mapping[str, state.Entry] = {}
@@ -135,6 +136,7 @@ def prepare(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
         canary=planted,
         uncovered=run.uncovered,
         problem="; ".join(run.problems) or None,
+        migration=options.migration,
     )
     _attempt(run, lambda: marker.write_start(store, start))
     try:
@@ -151,6 +153,20 @@ def prepare(store: Store, clock: Clock, options: Options) -> Mapping[str, Any]:
         "uncovered": run.uncovered,
         "problem": start.problem,
     }
+
+
+def _is_first_after_migration(
+    store: Store, before: marker.Start | None, migration: str | None
+) -> bool:
+    """Whether the operator can still go back; see the module's docstring."""
+    if migration is None or (before is not None and before.gc == "Enabled"):
+        return False
+    if before is not None and before.gc == "Disabled":
+        return True
+    try:
+        return store.facts(layout.next_state_path(migration)) is not None
+    except StorageUnreadable:
+        return False
 
 
 def _trusted_now(run: Run) -> int:
@@ -189,7 +205,11 @@ def _retire(run: Run) -> None:
 def _cover(run: Run, before: marker.Start | None) -> tuple[expiry.Schedule, str | None]:
     store, options = run.store, run.options
     job_state = layout.next_state_path(options.migration) if options.migration else None
-    if job_state is not None:
+    is_installed = (
+        before is not None and before.gc == "Enabled" and before.migration == options.migration
+    )
+    if job_state is not None and not is_installed:
+        # Once: a Job's pod that was started twice may leave it again, older than what is there.
         _attempt(run, lambda: _install(store, job_state))
     _clear_aside(run, older_than=None)
     # After the Job's file is in place: its time counts too, and its entries must be kept as they are.

@@ -16,6 +16,8 @@ from pullthrough.storage.errors import StorageError
 
 LONGEST_MESSAGE = 4096
 """Bytes of a termination message that the kubelet keeps."""
+CUT = "..."
+"""What a text that was shortened ends with."""
 SHORTEST_TTL = durations.UNITS_NS["m"]
 
 
@@ -70,9 +72,33 @@ def finish(
         code = failed if error.exit_code == 1 else error.exit_code
     text = json.dumps(message, separators=(",", ":"))
     if termination_message is not None:
-        Path(termination_message).write_bytes(text.encode()[:LONGEST_MESSAGE])
+        Path(termination_message).write_text(shortened(message), encoding="ascii")
     (sys.stderr if code else sys.stdout).write(text + "\n")
     return code
+
+
+def shortened(message: Mapping[str, Any], longest: int = LONGEST_MESSAGE) -> str:
+    """The message as JSON (ASCII) of at most `longest` bytes, to be parsed whatever is in it: the
+    longest text loses its end, again and again; what is still too much after that is left out."""
+    kept = dict(message)
+    while True:
+        text = json.dumps(kept, separators=(",", ":"))
+        excess = len(text) - longest
+        if excess <= 0:
+            return text
+        sizes = {name: len(json.dumps(value)) for name, value in kept.items()}
+        name = max(sizes, key=lambda candidate: sizes[candidate])
+        value = kept[name]
+        if isinstance(value, str) and len(value) > len(CUT):
+            # A character takes up to twelve bytes of JSON; cutting too little only comes round again.
+            keep = max(0, len(value) - max(len(CUT) + 1, excess // 12))
+            kept[name] = value[:keep] + CUT
+        elif isinstance(value, list) and value:
+            kept[name] = value[: len(value) // 2]
+        elif isinstance(value, dict) and value:
+            kept[name] = dict(list(value.items())[: len(value) // 2])
+        else:
+            del kept[name]
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}

@@ -110,7 +110,8 @@ class Store(Protocol):
         ...
 
     def make_directories(self, path: str) -> None:
-        """Make a directory and those above it, below the root."""
+        """Make a directory and those above it, below the root, so that they last: what is written
+        into a directory that a power cut takes away is lost however well it was synced."""
         ...
 
     def create(self, path: str, data: bytes) -> None:
@@ -219,6 +220,24 @@ class FileStore:
                 parts.append(part)
                 left -= len(part)
             return b"".join(parts)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        finally:
+            os.close(descriptor)
+
+    def pieces(self, path: str, size: int) -> Iterator[bytes]:
+        """A file's bytes in order, `size` at once; nothing if it is not there. Raises
+        StorageUnreadable."""
+        try:
+            with self._parent(path) as (parent, name):
+                descriptor = os.open(name, _READ, dir_fd=parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            while piece := os.read(descriptor, size):
+                yield piece
         except OSError as error:
             raise _unreadable(path, error) from error
         finally:
@@ -449,6 +468,7 @@ class FileStore:
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=parent)
+                _sync(parent)
         else:
             if not self._is_half_made(descriptor):
                 return descriptor
@@ -476,6 +496,15 @@ class FileStore:
     def _give(self, descriptor: int) -> None:
         if self._owner is not None:
             os.fchown(descriptor, *self._owner)
+
+
+def _sync(parent: int) -> None:
+    """fsync a directory of which only the way is open. Raises OSError."""
+    descriptor = os.open(".", _LIST, dir_fd=parent)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

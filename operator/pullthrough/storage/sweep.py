@@ -192,10 +192,9 @@ def online(
 
 def remove(store: Store, clock: Clock, due: Any, rate: float) -> list[Step]:
     """The keeper's removal of suspects, one by one at a rate; returns what went."""
-    from pullthrough.storage import inventory
     from pullthrough.storage.keeper import sweep
 
-    repositories = tuple(inventory.repositories(store)) if due else ()
+    repositories = sweep.Repositories(store, clock)
     done = []
     for suspect in due:
         removed = sweep.remove(store, suspect, repositories)

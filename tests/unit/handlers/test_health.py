@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 import aiohttp
+import pytest
 
 from pullthrough.handlers.health import STUCK_AFTER, Health, HealthServer, Metrics
 
@@ -34,6 +35,23 @@ def test_a_stuck_pass_is_named() -> None:
     stuck = health()
     stuck.passes_since = {"n/quick": 999.0, "n/stuck": 999.0 - STUCK_AFTER}
     assert stuck.why_unhealthy() == "passes are stuck: n/stuck"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
+def test_it_listens_on_both_address_families(address: str) -> None:
+    if ":" in address and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+
+    async def work() -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        async with HealthServer("::", port, health(), Metrics()):
+            async with aiohttp.ClientSession(f"http://{address}:{port}") as session:
+                async with session.get("/healthz") as answer:
+                    assert answer.status == 200
+
+    asyncio.run(work())
 
 
 def test_the_server_answers_with_text_and_metrics() -> None:

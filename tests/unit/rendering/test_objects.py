@@ -250,7 +250,7 @@ def keeper(template: str) -> dict[str, Any]:
             "--no-ttl",
             "--upstream-url=https://registry-1.docker.io",
             "--registry=127.0.0.1:5000",
-            "--listen=0.0.0.0:5002",
+            "--listen=[::]:5002",
             f"--template={template}",
             "--sweep-interval=10m",
             "--minimum-age=1h",

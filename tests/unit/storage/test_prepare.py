@@ -14,6 +14,8 @@ from pullthrough.storage.errors import (
     MemoryLimitTooLow,
     StorageBelongsToOtherUpstream,
     StorageFull,
+    StorageMarkerMalformed,
+    StorageMarkerNewer,
     StorageUnmarked,
     StorageUnreadable,
 )
@@ -100,6 +102,37 @@ def test_unmarked_content_is_refused_unless_adopted(tmp_path: Path, clock: FakeC
     prepare.prepare(tree.store, clock, ON)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"format":1,"upst', b"[]", b'{"format":1}', b"\xff"])
+def test_a_marker_that_cannot_be_understood_is_named_as_such(
+    tree: Tree, clock: FakeClock, content: bytes
+) -> None:
+    path = tree.root / "pullthrough/marker.json"
+    path.write_bytes(content)
+    prepare.prepare(tree.store, clock, ON)
+    assert json.loads(path.read_bytes())["upstreamHost"] == "docker.io", "there was nothing yet"
+    tree.populate()
+    path.write_bytes(content)
+    before = tree.files()
+    with pytest.raises(StorageMarkerMalformed, match=r"marker\.json cannot be understood"):
+        prepare.prepare(tree.store, clock, ON)
+    with pytest.raises(StorageMarkerMalformed):
+        migrated(tree, clock)
+    assert tree.files() == before
+    prepare.prepare(tree.store, clock, changed(ON, adopt_unmarked=True))
+    prepare.prepare(tree.store, clock, ON)
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+def test_a_marker_of_a_later_version_is_refused_even_where_content_may_be_adopted(
+    tree: Tree, clock: FakeClock, adopt: bool
+) -> None:
+    (tree.root / "pullthrough/marker.json").write_text('{"format": 2, "upstreamHost": "docker.io"}')
+    before = tree.files()
+    with pytest.raises(StorageMarkerNewer, match="format 2"):
+        prepare.prepare(tree.store, clock, changed(ON, adopt_unmarked=adopt))
+    assert tree.files() == before
+
+
 # --- garbage collection off ------------------------------------------------------------------------
 
 
@@ -167,6 +200,7 @@ def test_on_covers_everything_and_says_so(tree: Tree, clock: FakeClock) -> None:
         "canary": canary.artifact("t1").digest,
         "uncovered": 0,
         "problem": None,
+        "migration": None,
     }
 
 
@@ -497,6 +531,76 @@ def test_on_the_first_start_after_a_migration_a_failure_ends_it(
     assert tree.start()["problem"]
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"templ', None], ids=["empty", "cut", "gone"])
+def test_a_lost_start_record_does_not_hold_a_verified_member_down(
+    tree: Tree, clock: FakeClock, torn: bytes | None
+) -> None:
+    tree.populate()
+    migrated(tree, clock)
+    prepare.prepare(tree.store, clock, MIGRATED)
+    start = tree.root / "pullthrough/start.json"
+    if torn is None:
+        start.unlink()
+    else:
+        start.write_bytes(torn)
+    tree.layer("a/new", b"a new layer")
+    assert prepare.prepare(FullStore(tree.root), clock, MIGRATED)["uncovered"] == 1
+
+
+def test_without_a_start_record_the_jobs_waiting_state_says_that_it_is_the_first_start(
+    tree: Tree, clock: FakeClock
+) -> None:
+    tree.populate()
+    migrated(tree, clock)
+    tree.layer("a/new", b"a new layer")
+    with pytest.raises(StorageFull):
+        prepare.prepare(FullStore(tree.root), clock, MIGRATED)
+
+
+def test_the_jobs_state_is_installed_once(tree: Tree, clock: FakeClock) -> None:
+    """A second pod of the same Job may finish after the member was rolled with it."""
+    tree.populate()
+    migrated(tree, clock)
+    late = (tree.root / f"scheduler-state.next.{JOB}.json").read_bytes()
+    prepare.prepare(tree.store, clock, MIGRATED)
+    tree.state_path.write_bytes(
+        state.format({**_entries(tree), tree.layer("a/b", b"new"): state.Entry(clock.time + 5, 0)})  # type: ignore[arg-type]
+    )
+    before = tree.state_path.read_bytes()
+    (tree.root / f"scheduler-state.next.{JOB}.json").write_bytes(late)
+    prepare.prepare(tree.store, clock, MIGRATED)
+    assert tree.state_path.read_bytes() == before
+    assert not list(tree.root.glob("scheduler-state.next.*"))
+
+
+def test_on_a_full_disk_the_start_record_is_written_over_the_old_one_in_its_place(
+    tree: Tree, clock: FakeClock
+) -> None:
+    kinds = tree.populate()
+    prepare.prepare(tree.store, clock, ON)
+    path = tree.root / "pullthrough/start.json"
+    assert path.stat().st_size == 4096
+    inode = path.stat().st_ino
+    tree.state_path.unlink()
+    prepare.prepare(FullStore(tree.root), clock, changed(ON, template="t" * 900))
+    assert (path.stat().st_ino, path.stat().st_size) == (inode, 4096)
+    assert tree.start()["uncovered"] == len(kinds)
+
+
+def test_on_a_full_disk_a_start_record_that_would_not_fit_is_left_as_it_is(
+    tree: Tree, clock: FakeClock
+) -> None:
+    prepare.prepare(tree.store, clock, ON)
+    path = tree.root / "pullthrough/start.json"
+    short = json.dumps(json.loads(path.read_bytes())).encode()
+    path.write_bytes(short)
+    prepare.prepare(FullStore(tree.root), clock, changed(ON, template="t" * 900))
+    assert path.read_bytes() == short
+    path.unlink()
+    prepare.prepare(FullStore(tree.root), clock, ON)
+    assert not path.exists()
+
+
 # --- the Job ---------------------------------------------------------------------------------------
 
 
@@ -521,6 +625,45 @@ def test_the_job_deletes_nothing_and_does_not_touch_the_state(tree: Tree, clock:
     assert said["collectedBy"] == state.format_time(clock.time + TTL)
     assert said["stateBytes"] == len(finished)
     assert all(e.expiry <= clock.time + TTL for e in entries.values())
+
+
+def job_file(tree: Tree, name: str, time: int) -> Path:
+    path = tree.root / f"scheduler-state.next.{name}.json"
+    path.write_bytes(b"{}")
+    os.utime(path, ns=(time, time))
+    return path
+
+
+def test_the_job_removes_what_earlier_ones_left_too_long_ago(tree: Tree, clock: FakeClock) -> None:
+    tree.populate()
+    old = job_file(tree, "old", 0)
+    # ctime is the system's: the clock of this test is set by it.
+    clock.time = old.stat().st_ctime_ns + HOUR
+    migrated(tree, clock)
+    assert old.exists(), "its roll may just have been decided"
+    clock.time += HOUR // 2
+    own = tree.root / f"scheduler-state.next.{JOB}.json"
+    migrated(tree, clock, job="the-next")
+    assert not old.exists()
+    assert not own.exists()
+
+
+def test_with_a_short_ttl_results_go_stale_sooner(tree: Tree, clock: FakeClock) -> None:
+    old = job_file(tree, "old", 0)
+    clock.time = old.stat().st_ctime_ns + 12 * 60 * SECOND
+    migrated(tree, clock, ttl=60 * SECOND)
+    assert not old.exists()
+
+
+def test_a_job_that_wakes_up_late_leaves_what_its_successor_finished(
+    tree: Tree, clock: FakeClock
+) -> None:
+    tree.populate()
+    migrated(tree, clock, job="successor")
+    finished = tree.root / "scheduler-state.next.successor.json"
+    clock.time = finished.stat().st_ctime_ns + 5 * 60 * SECOND
+    migrated(tree, clock, job="zombie")
+    assert finished.exists()
 
 
 def test_the_job_keeps_the_entries_of_a_registry_that_schedules_anyway(

@@ -93,6 +93,25 @@ def test_others_may_read_what_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o775
 
 
+def test_new_directories_are_synced_into_those_that_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    store = FileStore(tmp_path)
+    store.make_directories("a/b/c")
+    expected = [(tmp_path / way).stat().st_ino for way in (".", "a", "a/b")]
+    assert synced == expected
+    store.make_directories("a/b/c")
+    assert synced == expected, "what is there already costs nothing"
+
+
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A directory beside the storage that a link in it leads to; nothing may happen to it."""

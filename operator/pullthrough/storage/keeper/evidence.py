@@ -9,16 +9,16 @@ machine is suspended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from pullthrough.storage import canary, layout, state, statefile
-from pullthrough.storage.errors import StateMalformed
+from pullthrough.storage import layout
+from pullthrough.storage.keeper.entries import Listed
+from pullthrough.storage.keeper.hashes import Hashes
 from pullthrough.storage.keeper.survey import Leak, Suspect
 from pullthrough.storage.layout import Artifact
-from pullthrough.storage.state import SECOND, Entry
-from pullthrough.storage.store import Facts, Store
+from pullthrough.storage.state import SECOND
+from pullthrough.storage.store import Facts
 
 SETTLED = 60 * SECOND
 """A fill is saved at the next 5 s tick; a younger artifact without an entry says nothing."""
@@ -40,21 +40,22 @@ class LinkSeen(NamedTuple):
         return max(self.facts.mtime, self.facts.ctime)
 
 
-class Uncovered(NamedTuple):
-    """Since when a link, unchanged, has been without an entry on good reads."""
+class Bare(NamedTuple):
+    """Links, as they were, that a good read at that time had no entries for."""
 
-    since: int
-    facts: Facts
+    time: int
+    links: Hashes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What is known of the storage's coverage; `uncovered` None: no good read yet."""
+    """What is known of the storage's coverage; `uncovered` None: nothing yet."""
 
     covered: int = 0
     uncovered: int | None = None
     overdue: int = 0
-    suspects: Mapping[str, Uncovered] = field(default_factory=dict)
+    before: tuple[Bare, ...] = ()
+    """Good reads, oldest first: the latest that is an interval old, and all since."""
     missing_since: int | None = None
     """Since when there has been no state file at all, with artifacts that should have entries."""
     needs_prepare: bool = False
@@ -62,81 +63,65 @@ class Coverage:
     """Links that the backstop takes: to be removed as everything else is, link first."""
 
 
-def read_good(store: Store) -> dict[str, Entry] | str:
-    """The entries, or why this read proves nothing. Raises StorageUnreadable."""
-    before = store.facts(layout.STATE)
-    try:
-        raw = statefile.read(store)
-    except StateMalformed as error:
-        return error.problem
-    after = store.facts(layout.STATE)
-    if before is None or raw is None or after is None:
-        return "missing"
-    if before != after or len(raw) != after.size:
-        return "changing"
-    try:
-        return state.parse(raw).entries
-    except StateMalformed as error:
-        return error.problem
+class Learner:
+    """What one more good read, at `now`, adds: first each link of the walk that followed it, then
+    the sum. It must have come before the walk: what the registry fills meanwhile is too young to
+    count, whereas an older walk would miss what an entry has since gone with."""
 
+    def __init__(
+        self,
+        before: Coverage,
+        listed: Listed,
+        *,
+        now: int,
+        ttl: int,
+        margin: int,
+        interval: int,
+        most: int,
+    ) -> None:
+        self._listed = listed
+        self._now = now
+        self._too_old = now - ttl - margin
+        self._most = most
+        reads = [read for read in before.before if read.time <= now]
+        latest_old = max((i for i, r in enumerate(reads) if now - r.time >= interval), default=None)
+        self._reads = reads
+        self._is_confirmable = latest_old is not None
+        """Whether any read is old enough for what it and all since had no entry for."""
+        self._unbroken = reads[latest_old or 0 :]
+        self._bare = Hashes()
+        self._settled = 0
+        self._confirmed = 0
+        self._expired: list[Suspect] = []
 
-def is_covered(artifact: Artifact, entries: Mapping[str, Entry]) -> bool:
-    """Whether an entry of this artifact's key is there. An entry of the other kind counts: one key
-    can be linked as blob and as manifest, and it has one entry."""
-    return layout.key(artifact.repository, artifact.digest) in entries
+    def is_covered(self, artifact: Artifact) -> bool:
+        """Whether an entry of this artifact's key is there. One of the other kind counts: one key
+        can be linked as blob and as manifest, and it has one entry."""
+        return layout.key(artifact.repository, artifact.digest) in self._listed.keys
 
+    def take(self, link: LinkSeen) -> None:
+        """A link that no entry covers."""
+        as_it_is = (link.path, link.facts)
+        self._bare.add(as_it_is)
+        if self._now - link.youngest < SETTLED:
+            return
+        self._settled += 1
+        if self._is_confirmable and all(as_it_is in read.links for read in self._unbroken):
+            self._confirmed += 1
+            if link.youngest < self._too_old and len(self._expired) < self._most:
+                self._expired.append(_expired(link))
 
-def uncovered_links(
-    store: Store, links: Mapping[str, Artifact], entries: Mapping[str, Entry]
-) -> Iterable[LinkSeen]:
-    """Links without an entry, with their facts; gone ones are left out. Raises StorageUnreadable."""
-    for path, artifact in links.items():
-        if not is_covered(artifact, entries):
-            facts = store.facts(path)
-            if facts is not None:
-                yield LinkSeen(path, artifact, facts)
-
-
-def learn(
-    before: Coverage,
-    *,
-    links: int,
-    uncovered: Iterable[LinkSeen],
-    entries: Mapping[str, Entry],
-    now: int,
-    ttl: int,
-    margin: int,
-    interval: int,
-) -> Coverage:
-    """What one more good read adds; pure."""
-    bare = list(uncovered)
-    suspects: dict[str, Uncovered] = {}
-    confirmed: list[LinkSeen] = []
-    settled = 0
-    for link in bare:
-        known = before.suspects.get(link.path)
-        is_same = known is not None and known.facts == link.facts
-        since = known.since if known is not None and is_same else now
-        suspects[link.path] = Uncovered(since, link.facts)
-        if now - link.youngest < SETTLED:
-            continue
-        settled += 1
-        if now - since >= interval:
-            confirmed.append(link)
-    needs_prepare = len(confirmed) > max(GUARD_COUNT, GUARD_SHARE * links)
-    expired = [link for link in confirmed if now - link.youngest > ttl + margin]
-    return Coverage(
-        covered=links - len(bare),
-        uncovered=settled,
-        overdue=sum(
-            entry.expiry < now - SETTLED
-            for key, entry in entries.items()
-            if not canary.is_canary(key)
-        ),
-        suspects=suspects,
-        needs_prepare=needs_prepare,
-        expired=() if needs_prepare else tuple(map(_expired, expired)),
-    )
+    def sum(self, links: int) -> Coverage:
+        """After a walk that saw so many links."""
+        needs_prepare = self._confirmed > max(GUARD_COUNT, GUARD_SHARE * links)
+        return Coverage(
+            covered=links - len(self._bare),
+            uncovered=self._settled,
+            overdue=self._listed.overdue,
+            before=(*self._unbroken, Bare(self._now, self._bare)),
+            needs_prepare=needs_prepare,
+            expired=() if needs_prepare else tuple(self._expired),
+        )
 
 
 def learn_missing(before: Coverage, *, settled: int, now: int, interval: int) -> Coverage:
@@ -147,7 +132,9 @@ def learn_missing(before: Coverage, *, settled: int, now: int, interval: int) ->
     since = before.missing_since if before.missing_since is not None else now
     is_lost = settled > 0 and now - since >= interval
     return Coverage(
-        missing_since=since if settled else None, needs_prepare=before.needs_prepare or is_lost
+        uncovered=settled,
+        missing_since=since if settled else None,
+        needs_prepare=before.needs_prepare or is_lost,
     )
 
 
@@ -157,7 +144,7 @@ def learn_nothing(before: Coverage) -> Coverage:
         covered=before.covered,
         uncovered=before.uncovered,
         overdue=before.overdue,
-        suspects=before.suspects,
+        before=before.before,
         missing_since=before.missing_since,
         needs_prepare=before.needs_prepare,
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from pullthrough.storage import expiry, layout, state, statefile
+from pullthrough.storage import expiry, layout, state
 from pullthrough.storage.errors import StateMalformed
-from pullthrough.storage.keeper.survey import Survey
-from pullthrough.storage.layout import Kind
+from pullthrough.storage.keeper import entries, survey
+from pullthrough.storage.keeper.entries import StateTooLarge
+from pullthrough.storage.layout import Artifact, Kind
 from pullthrough.storage.store import Facts, Store, replace
 
 
@@ -48,16 +49,21 @@ def is_due(torn: Torn | None, *, now: int, after: int) -> bool:
     return torn is not None and now - torn.since > after
 
 
-def rebuilt(survey: Survey, *, now: int, ttl: int | None) -> bytes:
-    """The state for what lies there: nothing expires if garbage collection is off."""
+def rebuilt(store: Store, *, now: int, ttl: int | None) -> bytes:
+    """The state for what lies there: nothing expires if garbage collection is off.
+
+    Raises StorageUnreadable.
+    """
     if ttl is None:
         return state.EMPTY
-    artifacts: dict[str, Kind] = {
-        layout.key(artifact.repository, artifact.digest): artifact.kind
-        for artifact in survey.links.values()
-        if layout.is_repository(artifact.repository)
-    }
-    digests = len({artifact.digest for artifact in survey.links.values()})
+    artifacts: dict[str, Kind] = {}
+
+    def remember(_path: str, artifact: Artifact) -> None:
+        if layout.is_repository(artifact.repository):
+            artifacts[layout.key(artifact.repository, artifact.digest)] = artifact.kind
+
+    survey.look(store, deep=False, on_link=remember)
+    digests = len({key.rpartition("@")[2] for key in artifacts})
     rules = expiry.Rules(now=now, ttl=ttl, spread=expiry.default_spread(digests, ttl))
     return state.format(expiry.schedule(artifacts, {}, rules).entries)
 
@@ -74,15 +80,15 @@ def write(store: Store, torn: Torn, content: bytes) -> bool:
 
 
 def _hash_if_malformed(store: Store) -> bytes | None:
+    """Of the state's bytes, None if they are fine or none; a large state is not held in memory."""
     try:
-        raw = statefile.read(store)
-    except StateMalformed:
-        # Too large to be judged here: a registry with memory enough may live with it.
+        if not entries.is_plain(store):
+            state.parse(entries.read_whole(store))
+    except StateTooLarge:
         return None
-    if raw is None:
-        return None
-    try:
-        state.parse(raw)
     except StateMalformed:
-        return hashlib.sha256(raw).digest()
+        hashed = hashlib.sha256()
+        for piece in entries.pieces(store):
+            hashed.update(piece)
+        return hashed.digest()
     return None

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from pullthrough import listening
 from pullthrough.storage.keeper import metrics, report
 from pullthrough.storage.keeper.report import Report
 
@@ -17,7 +18,6 @@ class Server(ThreadingHTTPServer):
     """Serves until the process ends."""
 
     daemon_threads = True
-    allow_reuse_address = True
 
     def __init__(
         self,
@@ -31,7 +31,10 @@ class Server(ThreadingHTTPServer):
         self.is_healthy = is_healthy
         self.now = now
         self.exposition = metrics.exposition(latest)
-        super().__init__(address, _Handler)
+        super().__init__(address, _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening.listen(*address)
+        self.server_address = self.socket.getsockname()
 
     def start(self) -> None:
         threading.Thread(target=self.serve_forever, name="http", daemon=True).start()

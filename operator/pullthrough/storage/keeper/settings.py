@@ -50,7 +50,7 @@ def parse(argv: Sequence[str]) -> Settings:
     ttl.add_argument("--no-ttl", action="store_true", help="garbage collection is off")
     add("--upstream-url", required=True, help="what the registry fetches from")
     add("--registry", type=_address, default="127.0.0.1:5000", help="where the registry serves")
-    add("--listen", type=_address, default="0.0.0.0:5002", help="for /metrics, /healthz, /report")
+    add("--listen", type=_address, default="[::]:5002", help="for /metrics, /healthz, /report")
     add("--template", default="", help="id of the pod template")
     add("--sweep-interval", type=_positive, default="10m")
     add("--minimum-age", type=duration, default="1h", help="younger than this is never swept")

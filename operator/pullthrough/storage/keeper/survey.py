@@ -4,24 +4,38 @@ Reads only. Whatever vanishes during the walk was gone; a directory that cannot 
 walk with StorageUnreadable, because a link that was not seen would make its data look unreachable.
 One unreadable sha256 link does not: its directory's name is its digest (an alias is always a
 sha512 or sha384 directory with the sha256 in it, v3.1.1:registry/storage/linkedblobstore.go:327).
+
+What is kept of a healthy artifact is a few hashes, so that memory hardly grows with the cache: data
+are listed first, then links (each is judged and forgotten), then data once more for those that no
+link led to. What a registry adds in between is young or looked at again.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pullthrough.storage import canary, inventory, layout
 from pullthrough.storage.errors import StorageUnreadable
 from pullthrough.storage.inventory import LinkStatus
+from pullthrough.storage.keeper.hashes import Hashes
 from pullthrough.storage.layout import Artifact, Kind
 from pullthrough.storage.store import Facts, Store
 from pullthrough.storage.survey import EMPTY_DIGESTS
 
 LARGEST_PAYLOAD = 4 << 20
 """Manifests are refused beyond this (v3.1.1:registry/handlers/manifests.go:26)."""
+TELLING = 1 << 16
+"""So many of the first bytes tell a manifest."""
+ALL = 1 << 62
+MOST = 2000
+"""Suspects of each class that the keeper remembers; the others are counted, and their turn comes when
+these are gone (after a mass expiry there are 100,000)."""
+EXAMPLES = 3
+"""Suspects of each class that are named to people."""
 
 
 class Leak(enum.Enum):
@@ -45,6 +59,23 @@ class Leak(enum.Enum):
     """A `*.tmp` of a write that never ended."""
     UPLOAD = "upload"
     """A file of an upload that never ended."""
+    JOB = "jobState"
+    """A migration Job's finished state that was never installed."""
+
+
+REMEDIES: dict[Leak, str] = {
+    Leak.BAD: "the keeper removes it; the next pull fetches it again",
+    Leak.DANGLING: "the keeper removes it; the next pull fetches it again",
+    Leak.TORN: "the keeper removes the link and then the data; the next pull fetches it again",
+    Leak.TAG: "the keeper removes it",
+    Leak.EXPIRED: "the keeper removes it; nothing collects it otherwise",
+    Leak.PAYLOAD: "the keeper removes it: what every expired manifest leaves behind",
+    Leak.ORPHAN: "the keeper removes it: no link leads to it",
+    Leak.TEMPORARY: "the keeper removes it when it is old: a write that never ended",
+    Leak.UPLOAD: "the keeper removes it when it is old: an upload that never ended",
+    Leak.JOB: "the keeper removes it when it is old: the roll that it was for never came",
+}
+"""What becomes of each, for people."""
 
 
 DATA_LEAKS = frozenset({Leak.PAYLOAD, Leak.ORPHAN})
@@ -64,15 +95,29 @@ class Suspect(NamedTuple):
     """The youngest of all times that speak for its being in use."""
 
 
+@dataclass(slots=True)
+class Found:
+    """A class of suspects: how many there are, their bytes, and the first few by name."""
+
+    count: int = 0
+    bytes: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What one walk found. `links` are all good ones but the canary's: path -> artifact."""
+    """What one walk found. `links` is the number of good ones but the canary's."""
 
-    links: dict[str, Artifact]
-    repositories: tuple[str, ...]
+    links: int
     suspects: tuple[Suspect, ...]
+    found: Mapping[Leak, Found]
+    blobs: int
     bytes: int
     unreadable: tuple[StorageUnreadable, ...]
+
+
+OnLink = Callable[[str, Artifact], None]
+"""What to do with each good link: its path and its artifact."""
 
 
 @dataclass(slots=True)
@@ -80,47 +125,67 @@ class _Walk:
     """What is collected on the way."""
 
     store: Store
-    links: dict[str, Artifact] = field(default_factory=dict)
-    targets: set[str] = field(default_factory=set)
-    revisions: set[tuple[str, str]] = field(default_factory=set)
+    on_link: OnLink
+    most: int
+    links: int = 0
+    present: Hashes = field(default_factory=Hashes)
+    torn: set[str] = field(default_factory=set)
+    targets: Hashes = field(default_factory=Hashes)
+    revisions: Hashes = field(default_factory=Hashes)
     suspects: list[Suspect] = field(default_factory=list)
+    found: dict[Leak, Found] = field(default_factory=dict)
+    remembered: Counter[Leak] = field(default_factory=Counter)
     unreadable: list[StorageUnreadable] = field(default_factory=list)
+    blobs: int = 0
+    bytes: int = 0
 
     def suspect(
         self, leak: Leak, path: str, *, digest: str = "", repository: str = "", also: int = 0
     ) -> None:
         """Remember a file that looks wrong, if it is still there."""
         facts = self.store.facts(path)
-        if facts is not None and not facts.is_directory:
+        if facts is None or facts.is_directory:
+            return
+        found = self.found.setdefault(leak, Found())
+        found.count += 1
+        found.bytes += facts.size
+        if len(found.examples) < EXAMPLES:
+            found.examples.append(path)
+        if self.remembered[leak] < self.most:
+            self.remembered[leak] += 1
             youngest = max(facts.mtime, facts.ctime, also)
             self.suspects.append(Suspect(leak, path, digest, repository, facts, youngest))
 
 
-def look(store: Store, *, deep: bool, canary_digest: str | None = None) -> Survey:
-    """Walk once. `deep` also looks for uploads and temporary files, in every directory there is.
+def look(
+    store: Store,
+    *,
+    deep: bool,
+    canary_digest: str | None = None,
+    most: int = ALL,
+    on_link: OnLink = lambda _path, _artifact: None,
+) -> Survey:
+    """Walk once, and remember `most` suspects of each class. `deep` also looks for uploads and temporary files, in every directory there is.
 
     Raises StorageUnreadable if a directory cannot be listed.
     """
     store.refresh()
-    walk = _Walk(store)
+    walk = _Walk(store, on_link, most)
     repositories = tuple(inventory.repositories(store))
-    pairs = list(_links(walk))
-    data = dict(_data(store))
-    for path, artifact in pairs:
-        _check_link(walk, path, artifact, data.get(artifact.digest))
+    _data(walk, canary_digest)
+    _links(walk)
     for repository in repositories:
         _tags(walk, repository)
-    for digest, facts in data.items():
-        if digest not in walk.targets and digest != canary_digest:
-            leak = _class_of_data(store, digest, facts)
-            walk.suspect(leak, layout.blob_path(digest), digest=digest)
+    _unlinked(walk, canary_digest)
+    _job_states(walk)
     if deep:
-        _temporary(walk, repositories, data)
+        _temporary(walk, repositories)
     return Survey(
         links=walk.links,
-        repositories=repositories,
         suspects=tuple(walk.suspects),
-        bytes=sum(facts.size for digest, facts in data.items() if digest != canary_digest),
+        found=walk.found,
+        blobs=walk.blobs,
+        bytes=walk.bytes,
         unreadable=tuple(walk.unreadable),
     )
 
@@ -137,20 +202,35 @@ def is_linked(store: Store, digest: str, repositories: tuple[str, ...]) -> bool:
     )
 
 
-def _links(walk: _Walk) -> Iterator[tuple[str, Artifact]]:
+def _data(walk: _Walk, canary_digest: str | None) -> None:
+    """Which data there are, how large, and which are of no bytes."""
+    for digest in inventory.blob_digests(walk.store):
+        facts = walk.store.facts(layout.blob_path(digest))
+        if facts is None or digest == canary_digest:
+            continue
+        walk.present.add(digest)
+        walk.blobs += 1
+        walk.bytes += facts.size
+        if facts.size == 0 and digest not in EMPTY_DIGESTS:
+            walk.torn.add(digest)
+
+
+def _links(walk: _Walk) -> None:
     """Good links and what they lead to (an alias to the digest in it); bad ones are suspects."""
     for directory in inventory.link_directories(walk.store):
+        is_manifest = directory.kind is Kind.MANIFEST
         for link in inventory.read_links(walk.store, directory):
             digest = f"{directory.algorithm}:{link.name}"
             path = f"{directory.path}/{link.name}/{layout.LINK}"
             match link.status:
                 case LinkStatus.GOOD | LinkStatus.ALIAS:
-                    walk.targets |= {digest, link.target}
-                    if directory.kind is Kind.MANIFEST:
-                        walk.revisions.add((directory.repository, digest))
-                        walk.revisions.add((directory.repository, link.target))
+                    for named in {digest, link.target}:
+                        walk.targets.add(named)
+                        if is_manifest:
+                            walk.revisions.add((directory.repository, named))
                     if directory.repository != canary.REPOSITORY:
-                        yield path, Artifact(directory.repository, link.target, directory.kind)
+                        artifact = Artifact(directory.repository, link.target, directory.kind)
+                        _check_link(walk, path, artifact)
                 case LinkStatus.BAD:
                     walk.suspect(Leak.BAD, path, digest=digest, repository=directory.repository)
                 case LinkStatus.GONE:
@@ -161,32 +241,48 @@ def _links(walk: _Walk) -> Iterator[tuple[str, Artifact]]:
                         raise error
                     walk.unreadable.append(error)
                     walk.targets.add(digest)
+                    if is_manifest:
+                        walk.revisions.add((directory.repository, digest))
                     # Without it a rebuilt state would not cover the artifact.
                     if directory.repository != canary.REPOSITORY:
-                        walk.links[path] = Artifact(directory.repository, digest, directory.kind)
-                    if directory.kind is Kind.MANIFEST:
-                        walk.revisions.add((directory.repository, digest))
+                        walk.links += 1
+                        walk.on_link(path, Artifact(directory.repository, digest, directory.kind))
 
 
-def _data(store: Store) -> Iterator[tuple[str, Facts]]:
-    for digest in inventory.blob_digests(store):
-        facts = store.facts(layout.blob_path(digest))
-        if facts is not None:
-            yield digest, facts
-
-
-def _check_link(walk: _Walk, path: str, artifact: Artifact, data: Facts | None) -> None:
+def _check_link(walk: _Walk, path: str, artifact: Artifact) -> None:
     """A link to nothing or to torn data is a suspect; any other is an artifact."""
     repository, target = artifact.repository, artifact.digest
-    if data is None:
-        # Listed before the data were: look again, a fill may have ended in between.
-        if walk.store.facts(layout.blob_path(target)) is None:
+    if target not in walk.present or target in walk.torn:
+        # Data were listed before: look again, a fill may have ended in between.
+        data = walk.store.facts(layout.blob_path(target))
+        if data is None:
             walk.suspect(Leak.DANGLING, path, digest=target, repository=repository)
-    elif data.size == 0 and target not in EMPTY_DIGESTS:
-        youngest = max(data.mtime, data.ctime)
-        walk.suspect(Leak.TORN, path, digest=target, repository=repository, also=youngest)
-    else:
-        walk.links[path] = artifact
+            return
+        if data.size == 0 and target not in EMPTY_DIGESTS:
+            youngest = max(data.mtime, data.ctime)
+            walk.suspect(Leak.TORN, path, digest=target, repository=repository, also=youngest)
+            return
+    walk.links += 1
+    walk.on_link(path, artifact)
+
+
+def _unlinked(walk: _Walk, canary_digest: str | None) -> None:
+    """Data that no link led to."""
+    for digest in inventory.blob_digests(walk.store):
+        if digest in walk.targets or digest == canary_digest:
+            continue
+        facts = walk.store.facts(layout.blob_path(digest))
+        if facts is not None:
+            leak = _class_of_data(walk.store, digest, facts)
+            walk.suspect(leak, layout.blob_path(digest), digest=digest)
+
+
+def _job_states(walk: _Walk) -> None:
+    """A start that installs one does so before any keeper runs: what lies here is not this
+    start's."""
+    for name in walk.store.names("") or ():
+        if name.startswith(layout.NEXT_STATE_PREFIX) and not name.endswith(layout.TEMPORARY):
+            walk.suspect(Leak.JOB, name)
 
 
 def _tags(walk: _Walk, repository: str) -> None:
@@ -212,27 +308,37 @@ def _class_of_data(store: Store, digest: str, facts: Facts) -> Leak:
     """Manifest payloads are told from layers by their bytes: nothing else on the storage says it."""
     if facts.size > LARGEST_PAYLOAD:
         return Leak.ORPHAN
-    content = store.read(layout.blob_path(digest), LARGEST_PAYLOAD) or b""
+    content = store.read(layout.blob_path(digest), TELLING) or b""
     is_manifest = content.lstrip().startswith(b"{") and b'"schemaVersion"' in content
     return Leak.PAYLOAD if is_manifest else Leak.ORPHAN
 
 
-def _temporary(walk: _Walk, repositories: tuple[str, ...], data: dict[str, Facts]) -> None:
+def _temporary(walk: _Walk, repositories: tuple[str, ...]) -> None:
     """Leftovers of writes: beside the TTL state, links, tags and data, and in `_uploads`."""
     store = walk.store
-    directories = ["", *(layout.blob_directory(digest) for digest in data)]
-    for directory in inventory.link_directories(store):
-        directories += [f"{directory.path}/{name}" for name in directory.names]
     for repository in repositories:
-        base = layout.repository_path(repository)
-        for tag in store.names(f"{base}/{layout.TAGS}") or ():
-            directories.append(f"{base}/{layout.TAGS}/{tag}/current")
-        for upload in store.names(f"{base}/{layout.UPLOADS}") or ():
-            _upload(walk, f"{base}/{layout.UPLOADS}/{upload}", repository)
-    for directory_path in directories:
+        base = f"{layout.repository_path(repository)}/{layout.UPLOADS}"
+        for upload in store.names(base) or ():
+            _upload(walk, f"{base}/{upload}", repository)
+    for directory_path in _written_to(store, repositories):
         for name in store.names(directory_path) or ():
             if name.endswith(layout.TEMPORARY):
                 walk.suspect(Leak.TEMPORARY, f"{directory_path}/{name}" if directory_path else name)
+
+
+def _written_to(store: Store, repositories: tuple[str, ...]) -> Iterator[str]:
+    """Every directory in which a write may have left a temporary file."""
+    yield ""
+    yield layout.OURS
+    for digest in inventory.blob_digests(store):
+        yield layout.blob_directory(digest)
+    for directory in inventory.link_directories(store):
+        for name in directory.names:
+            yield f"{directory.path}/{name}"
+    for repository in repositories:
+        tags = f"{layout.repository_path(repository)}/{layout.TAGS}"
+        for tag in store.names(tags) or ():
+            yield f"{tags}/{tag}/current"
 
 
 def _upload(walk: _Walk, directory: str, repository: str) -> None:

@@ -12,11 +12,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pullthrough.storage import layout
+from pullthrough.storage import inventory, layout
 from pullthrough.storage.keeper import survey
 from pullthrough.storage.keeper.survey import DATA_LEAKS, UPLOAD_LEAKS, Leak, Suspect
 from pullthrough.storage.layout import Artifact, Kind
-from pullthrough.storage.store import Facts, Store
+from pullthrough.storage.state import SECOND
+from pullthrough.storage.store import Clock, Facts, Store
+
+LISTING_SHARE = 10
+LISTING_AGE = 1 * SECOND
+"""See Repositories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,8 @@ class Ages:
     minimum: int
     upload: int
     delay: int
+    job: int = 2 * 3600 * SECOND
+    """A Job's result is installed within an hour of its making; this is that with room."""
 
 
 class Seen(NamedTuple):
@@ -77,11 +84,44 @@ def decide(suspects: Iterable[Suspect], memory: Memory, now: int, ages: Ages) ->
 
 def minimum_age(leak: Leak, ages: Ages) -> int:
     """How old a suspect of this class must be."""
+    if leak is Leak.JOB:
+        return ages.job
     return ages.upload if leak in UPLOAD_LEAKS else ages.minimum
 
 
-def remove(store: Store, suspect: Suspect, repositories: tuple[str, ...]) -> Removed | None:
+class Repositories:
+    """All repositories, as of now: a link in one that appeared a moment ago keeps its data.
+
+    Listing them takes a few milliseconds for each hundred, so a list is used for ten times as long
+    as it took, and for a second at most.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._names: tuple[str, ...] = ()
+        self._began: int | None = None
+        self._good_for = 0
+
+    def latest(self) -> tuple[str, ...]:
+        """Their names. Raises StorageUnreadable."""
+        now = self._clock.now()
+        if self._began is None or not 0 <= now - self._began < self._good_for:
+            self._names = tuple(inventory.repositories(self._store))
+            self._began = now
+            self._good_for = min(LISTING_SHARE * (self._clock.now() - now), LISTING_AGE)
+        return self._names
+
+
+def remove(store: Store, suspect: Suspect, repositories: Repositories) -> Removed | None:
     """Look once more, then unlink this one file; None if it is no longer what it was.
+
+    Data are unlinked right after the look that found no link. A fill that began before and links
+    them after it leaves a link to nothing, which the next pull heals by fetching again. Renaming
+    the data aside, looking again and renaming them back (facts 4.2, rule 2) would save that one
+    fetch, and no more: while they are aside a pull of the new link sees them gone just the same,
+    for as long as the second look takes, and a kill in between leaves them where nothing finds
+    them. So it is not done.
 
     Raises StorageUnreadable, StorageNotWritable.
     """
@@ -93,11 +133,11 @@ def remove(store: Store, suspect: Suspect, repositories: tuple[str, ...]) -> Rem
     return Removed(suspect.leak, facts.size)
 
 
-def _is_still(store: Store, suspect: Suspect, repositories: tuple[str, ...]) -> bool:
+def _is_still(store: Store, suspect: Suspect, repositories: Repositories) -> bool:
     """Whether the reason to remove it holds at this instant."""
     match suspect.leak:
         case Leak.PAYLOAD | Leak.ORPHAN:
-            return not survey.is_linked(store, suspect.digest, repositories)
+            return not survey.is_linked(store, suspect.digest, repositories.latest())
         case Leak.DANGLING:
             return store.facts(layout.blob_path(suspect.digest)) is None
         case Leak.TORN:
@@ -111,5 +151,5 @@ def _is_still(store: Store, suspect: Suspect, repositories: tuple[str, ...]) -> 
         case Leak.UPLOAD:
             directory = suspect.path.rpartition("/")[0]
             return survey.upload_youngest(store, directory) <= suspect.youngest
-        case Leak.BAD | Leak.EXPIRED | Leak.TEMPORARY:
+        case Leak.BAD | Leak.EXPIRED | Leak.TEMPORARY | Leak.JOB:
             return True

@@ -2,6 +2,7 @@
 what the TTL state says, and what cannot be read. A pass is `Keeper.sweep`; the clock is a value."""
 
 import json
+import os
 from dataclasses import replace as changed
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from pullthrough.storage import canary, layout
 from pullthrough.storage.errors import StorageUnreadable
+from pullthrough.storage.keeper import report, survey
+from pullthrough.storage.keeper.metrics import exposition
 from pullthrough.storage.keeper.program import Board, Keeper
 from pullthrough.storage.keeper.settings import Settings
 from pullthrough.storage.keeper.watch import Canary
@@ -89,8 +92,8 @@ def data_path(digest: str) -> str:
 def test_a_healthy_cache_loses_nothing(scene: Scene) -> None:
     scene.cover(scene.tree.populate())
     assert scene.passes(10) == []
-    report = scene.board.latest()
-    assert (report.artifacts, report.covered, report.uncovered) == (14, 14, 0)
+    latest = scene.board.latest()
+    assert (latest.artifacts, latest.covered, latest.uncovered) == (14, 14, 0)
 
 
 def test_the_payload_of_an_expired_manifest_goes_in_the_second_pass_that_sees_it(
@@ -121,8 +124,6 @@ def test_young_data_stays(scene: Scene) -> None:
 
 def test_an_old_mtime_does_not_make_data_old(scene: Scene) -> None:
     """A fill over existing data does not renew its mtime; the ctime of data that was just put there is young."""
-    import os
-
     scene.cover({})
     path = scene.tree.root / data_path(scene.tree.data(b"restored with its old time"))
     os.utime(path, (0, 0))
@@ -386,6 +387,82 @@ def test_the_sweep_leaves_the_canary_to_the_scheduler(scene: Scene) -> None:
     assert scene.board.latest().artifacts == 0
 
 
+# -- what a start could not do, what Jobs left ---------------------------------------------------------------------------
+
+
+def write_start(scene: Scene, **content: object) -> None:
+    start = {"template": "t", "series": "v3", "gc": "Enabled", "ttl": "24h", "time": ""}
+    (scene.tree.root / "pullthrough").mkdir(exist_ok=True)
+    (scene.tree.root / "pullthrough/start.json").write_text(
+        json.dumps({**start, "canary": None, "uncovered": 0, "problem": None, **content})
+    )
+
+
+def told(scene: Scene) -> tuple[object, ...]:
+    said = report.as_json(scene.board.latest(), 0)
+    return tuple(said[n] for n in ("uncovered", "startUncovered", "startProblem", "problem"))
+
+
+def test_what_the_start_could_not_cover_is_told_until_a_walk_knows_better(scene: Scene) -> None:
+    key = scene.tree.layer("a/b", b"a layer")
+    assert told(scene) == (None, None, None, None)
+    write_start(scene, uncovered=7, problem="No space left on device")
+    scene.keeper.tick(port_was_open=True, opened=NOW)
+    assert told(scene) == (7, 7, "No space left on device", "No space left on device")
+    scene.tree.state_path.write_text("{")
+    scene.passes(1)
+    scene.keeper.tick(port_was_open=True, opened=NOW)
+    assert told(scene)[0] == 7, "a read that is not good proves nothing"
+    scene.cover({key: 0})
+    scene.passes(1)
+    scene.keeper.tick(port_was_open=True, opened=NOW)
+    assert told(scene) == (0, None, None, None)
+
+
+def test_a_state_that_is_missing_covers_nothing(scene: Scene) -> None:
+    kinds = scene.tree.populate()
+    write_start(scene, uncovered=len(kinds), problem="No space left on device")
+    scene.keeper.tick(port_was_open=True, opened=NOW)
+    scene.passes(1)
+    assert told(scene) == (len(kinds), None, None, None)
+    metrics = exposition(scene.board.latest)().decode()
+    assert f"pullthrough_keeper_uncovered_artifacts {len(kinds)}.0" in metrics
+
+
+def test_the_record_of_another_start_says_nothing(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "storage", changed(OPTIONS, template="mine"))
+    write_start(scene, template="another's", uncovered=7, problem="a problem")
+    scene.keeper.tick(port_was_open=True, opened=NOW)
+    assert told(scene) == (None, None, None, None)
+
+
+def test_results_of_jobs_that_nobody_installed_go_after_two_hours(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "storage", changed(OPTIONS, ttl=None))
+    results = [scene.tree.root / f"scheduler-state.next.job{n}.json" for n in range(3)]
+    for result in results:
+        result.write_bytes(b"{}")
+        os.utime(result, (0, 0))
+    scene.clock.time = results[-1].stat().st_ctime_ns + 100 * MINUTE
+    assert scene.passes(2) == []
+    assert scene.passes(2) == [result.name for result in results]
+    assert dict(scene.board.latest().totals) == {"jobState": 3}
+
+
+def test_after_a_mass_expiry_only_so_many_suspects_are_remembered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "MOST", 3)
+    scene.cover({})
+    for number in range(10):
+        scene.tree.data(f"orphan {number}".encode())
+    scene.passes(1)
+    assert scene.keeper.has_more, "the next pass comes soon"
+    found = scene.board.latest().leaks[survey.Leak.ORPHAN]
+    assert (found.count, found.bytes, len(found.examples)) == (10, 80, 3)
+    assert [len(scene.passes(1)) for _ in range(8)] == [3, 0, 3, 0, 3, 0, 1, 0]
+    assert not scene.keeper.has_more
+
+
 def ticks(scene: Scene, seconds: int, *, port_was_open: bool = False) -> None:
     for _ in range(seconds):
         scene.keeper.tick(port_was_open=port_was_open, opened=None)
@@ -401,6 +478,16 @@ def test_a_torn_state_is_rebuilt_after_three_minutes_behind_a_closed_port(scene:
     rebuilt = scene.tree.state()
     assert {key: entry["EntryType"] for key, entry in rebuilt.items()} == kinds
     assert scene.board.latest().repairs == 1
+
+
+def test_a_rebuilt_state_covers_what_cannot_be_read_just_now(tmp_path: Path) -> None:
+    store = UnreadableStore(Tree(tmp_path / "storage").root)
+    scene = Scene(tmp_path / "storage", store=store)
+    kinds = scene.tree.populate()
+    store.broken = next(iter(kinds)).rsplit(":", 1)[1] + "/link"
+    scene.tree.state_path.write_bytes(b"")
+    ticks(scene, 183)
+    assert scene.tree.state().keys() == kinds.keys()
 
 
 def test_a_torn_state_is_left_to_a_registry_whose_port_opened_in_between(scene: Scene) -> None:

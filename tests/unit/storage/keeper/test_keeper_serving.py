@@ -16,7 +16,11 @@ from threading import Thread
 import pytest
 
 from pullthrough.storage.keeper import report, settings, upstream
+from pullthrough.storage.keeper.disk import Disk
+from pullthrough.storage.keeper.metrics import exposition
 from pullthrough.storage.keeper.report import Report, Sweep
+from pullthrough.storage.keeper.server import Server
+from pullthrough.storage.keeper.survey import REMEDIES, Found, Leak
 from pullthrough.storage.keeper.upstream import Probed
 from pullthrough.storage.keeper.watch import Canary, judge
 from pullthrough.storage.state import SECOND
@@ -33,7 +37,7 @@ def test_the_defaults_are_the_contracts() -> None:
         ttl=168 * 3600 * SECOND,
         upstream_url="http://u",
         registry=("127.0.0.1", 5000),
-        listen=("0.0.0.0", 5002),
+        listen=("::", 5002),
         template="",
         sweep_interval=600 * SECOND,
         minimum_age=3600 * SECOND,
@@ -73,7 +77,10 @@ def test_the_report_has_the_contracts_shape() -> None:
         upstream=Probed(reachable=True, checked=SECOND, message="HTTP 401"),
         canary=Canary.PASSED,
         artifacts=3,
+        blobs=2,
         bytes=7,
+        leaks={Leak.PAYLOAD: Found(4, 9, ["some/path"])},
+        disk=Disk(size=100, free=40, inodes=10, inodes_free=4),
         covered=2,
         uncovered=1,
         last_sweep=Sweep(time=2 * SECOND, seconds=0.5, reclaimed={"payload": 4}, bytes=9),
@@ -91,10 +98,94 @@ def test_the_report_has_the_contracts_shape() -> None:
         "needsPrepare": False,
         "lastSweep": {"time": "1970-01-01T00:00:02Z", "reclaimed": {"payload": 4}, "bytes": 9},
         "lastError": "",
+        "startUncovered": None,
+        "startProblem": None,
+        "problem": None,
+        "disk": {"size": 100, "free": 40, "inodes": 10, "inodesFree": 4},
+        "audit": {
+            "version": 1,
+            "artifacts": 3,
+            "covered": 2,
+            "blobs": 2,
+            "bytes": 7,
+            "leaks": [
+                {
+                    "class": "payload",
+                    "count": 4,
+                    "bytes": 9,
+                    "examples": ["some/path"],
+                    "remedy": REMEDIES[Leak.PAYLOAD],
+                }
+            ],
+        },
     }
     first = report.as_json(Report(), 0)
     assert first["upstream"] == {"reachable": None, "checked": None, "message": ""}
     assert (first["canary"], first["uncovered"], first["lastSweep"]) == ("None", None, None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_everybody_is_served_on_either_address_family(address: str) -> None:
+    server = Server(("::", 0), latest=Report, is_healthy=lambda: True, now=lambda: 0)
+    server.start()
+    try:
+        host = f"[{address}]" if ":" in address else address
+        if ":" in address and not socket.has_dualstack_ipv6():
+            pytest.skip("no IPv6 here")
+        port = server.socket.getsockname()[1]
+        with urllib.request.urlopen(f"http://{host}:{port}/healthz", timeout=5) as answer:
+            assert answer.status == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_every_metric_says_what_it_is() -> None:
+    told = Report(
+        disk=Disk(size=100, free=40, inodes=10, inodes_free=4),
+        last_sweep=Sweep(time=2 * SECOND, seconds=0.5, reclaimed={}, bytes=9),
+        last_error="Input/output error",
+        last_error_time=3 * SECOND,
+        upstream=Probed(reachable=True, checked=SECOND, message="HTTP 401"),
+        leaks={Leak.ORPHAN: Found(4, 9, [])},
+        uncovered=0,
+    )
+    lines = exposition(lambda: told)().decode().splitlines()
+    named = {line.split()[2] for line in lines if line.startswith("# HELP")}
+    samples = {line.split("{")[0].split()[0] for line in lines if not line.startswith("#")}
+    assert samples <= named
+    assert all(len(line.split(maxsplit=3)[3]) > 5 for line in lines if line.startswith("# HELP"))
+    prefix = "pullthrough_keeper_"
+    assert samples == {
+        prefix + name
+        for name in (
+            "artifacts",
+            "stored_bytes",
+            "covered_artifacts",
+            "uncovered_artifacts",
+            "overdue_entries",
+            "needs_prepare",
+            "upstream_reachable",
+            "canary",
+            "last_sweep_timestamp_seconds",
+            "last_sweep_duration_seconds",
+            "removed_files_total",
+            "removed_bytes_total",
+            "rested_seconds_total",
+            "state_repairs_total",
+            "errors_total",
+            "leaks",
+            "leaked_bytes",
+            "failing",
+            "last_error_timestamp_seconds",
+            "storage_latency_seconds",
+            "disk_size_bytes",
+            "disk_free_bytes",
+            "disk_inodes",
+            "disk_free_inodes",
+        )
+    }
+    assert f'{prefix}leaks{{class="orphan"}} 4.0' in lines
 
 
 @pytest.mark.parametrize(
