@@ -302,6 +302,8 @@ class PullLoop:
         self._last_good = 0.0
         self._failing = False
         self._gap = 0.0
+        self.gap_ended: float | None = None
+        """When the longest gap was over, as `time.time` has it; None as long as no gap is."""
         self.attempts = 0
         self.bytes = 0
         self.failures: list[Failure] = []
@@ -381,7 +383,9 @@ class PullLoop:
         return None
 
     def _grow_gap(self) -> None:
-        self._gap = max(self._gap, time.monotonic() - self._last_good)
+        gap = time.monotonic() - self._last_good
+        if gap > self._gap:
+            self._gap, self.gap_ended = gap, time.time()
 
 
 # -- HTTP ----------------------------------------------------------------------------------------------------------------
