@@ -41,7 +41,7 @@ check: .venv/ready ## format, lint, types, import contracts
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
-	@.venv/bin/mypy --explicit-package-bases e2e tests/images.py tests/scenario.py tests/builders.py
+	@.venv/bin/mypy --explicit-package-bases e2e tests/images.py tests/scenario.py tests/builders.py tests/bench
 	@.venv/bin/lint-imports
 
 fmt: .venv/ready

@@ -16,6 +16,8 @@ from e2e.cluster.errors import TimedOut, Unavailable
 from e2e.cluster.slots import COUNT, Slot
 
 _DAEMONS = "daemons"
+_PREFERRED = {"cpu.shares": "8192", "cpu.weight": "800"}
+"""Eight times the usual, as version 1 and version 2 say it."""
 
 
 def check() -> None:
@@ -56,6 +58,15 @@ def of_pods() -> Iterator[Path]:
         if found:
             yield from found
             return
+
+
+def prefer(slot: Slot) -> None:
+    """Give the pods more of the processors than what else runs here, for figures: a node of a real cluster runs little
+    else, and without this all pods together get as much as one busy process."""
+    for mount in _mounts():
+        for name, share in _PREFERRED.items():
+            if (mount / slot.name / name).exists():
+                (mount / slot.name / name).write_text(share)
 
 
 def kill_all(slot: Slot, within: float = 30) -> None:

@@ -1,16 +1,16 @@
-"""`make bench`: figures as ratios within one run. Each module of this folder has a `main(argv)`."""
+"""`make bench`: figures as ratios within one run. Each figure's module in this folder has a `main(argv)`."""
 
 import sys
 
 from e2e.cluster import programs
-from tests.bench import reseed, switch
+from tests.bench import reseed, switch, switch_on_cluster
 
 
 def main() -> int:
     """Run every benchmark with the programs it needs."""
     registry = programs.ensure("registry-3.1.2")["registry-3.1.2"]
     given = ["--registry", str(registry)]
-    return reseed.main(given) or switch.main(given)
+    return reseed.main(given) or switch.main(given) or switch_on_cluster.main([])
 
 
 if __name__ == "__main__":
