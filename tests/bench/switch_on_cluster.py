@@ -1,6 +1,6 @@
 """What turning garbage collection on costs on a real cluster: the seconds in which no pull succeeds.
 
-    python -m tests.bench.switch_on_cluster [--artifacts 100 100000] [--rounds 3] [--json FILE]
+    python -m tests.bench.switch_on_cluster [--artifacts 100 100000] [--rounds 3] [--only warm|cold] [--json FILE]
 
 Needs root and what `make demo` needs. Real kubelet, registry and operator; two caches of the same content, because the
 access mode of a claim is for ever: one whose volume admits the migration Job, one (ReadWriteOncePod) where `prepare` does it
@@ -126,8 +126,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tests.bench.switch_on_cluster")
     parser.add_argument("--artifacts", type=int, nargs="*", default=[100, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["warm", "cold"], help="the page cache")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every single sample")
     given = parser.parse_args(argv)
+    colds = [cold for cold in (False, True) if given.only != ("warm" if cold else "cold")]
     try:
         cluster = local.start()
     except Unavailable as why:
@@ -141,7 +143,7 @@ def main(argv: list[str]) -> int:
         scene.install_operator(keeper={})
         with Containers(node.socket(cluster.slot)) as containers:
             for artifacts in given.artifacts:
-                for sample in _one_size(scene, containers, artifacts, given.rounds):
+                for sample in _one_size(scene, containers, artifacts, given.rounds, colds):
                     print(told(sample), flush=True)
                     samples.append(sample)
     finally:
@@ -188,7 +190,7 @@ def _median(samples: Sequence[Sample], way: Way, value: str) -> float:
 
 
 def _one_size(
-    scene: Scene, containers: Containers, artifacts: int, rounds: int
+    scene: Scene, containers: Containers, artifacts: int, rounds: int, colds: Sequence[bool]
 ) -> Iterator[Sample]:
     with scene.namespace(f"bench-{artifacts}") as namespace:
         upstream = scene.upstream(namespace)
@@ -198,9 +200,12 @@ def _one_size(
         alone = _filled(scene, namespace, "alone", "ReadWriteOncePod", artifacts)
         members = {Way.RESTART: with_job, Way.WITH_JOB: with_job, Way.ALONE: alone}
         # Warm ones first: after a cold one, reading 100,000 artifacts back into the page cache takes minutes.
-        for cold in (False, True):
+        for cold in colds:
             for _ in range(rounds):
                 for way, member in members.items():
+                    # Both: the one that was turned off a moment ago must not roll beside the other's measurement.
+                    with_job.settle()
+                    alone.settle()
                     yield _measure(member, containers, way, cold=cold)
 
 
@@ -227,13 +232,15 @@ def _filled(scene: Scene, namespace: str, cache: str, access: str, artifacts: in
 
 
 def _measure(member: Member, containers: Containers, way: Way, *, cold: bool) -> Sample:
-    """Once, from a settled member with GC off to a settled member with GC off."""
-    member.settle()
+    """Once, beginning with settled members with GC off; GC is being turned off again at the end."""
     if not cold:
         _read_all(member.volume())
     before = member.pod()
     registry = _container_id(before, constants.CONTAINER_REGISTRY)
     os.sync()  # what is still to be written cannot be dropped later
+    if cold:
+        # Of millions of names and inodes this takes longer than a pod takes to end; the second time it is quick.
+        _drop_caches()
     with content.PullLoop(member.address, [":".join(IMAGE)], timeout=3) as loop:
         loop.until_good(60)
         if way is Way.RESTART:
@@ -245,7 +252,7 @@ def _measure(member: Member, containers: Containers, way: Way, *, cold: bool) ->
             "the pod to be told to end", lambda: _is_ending(member, before), within=JOB, every=0.2
         )
         if cold:
-            Path("/proc/sys/vm/drop_caches").write_text("3")
+            _drop_caches()
         dropped = time.time()
         stopped = eventually(
             "the registry's end", lambda: containers.ended.get(registry), within=90, every=0.1
@@ -277,6 +284,10 @@ def _measure(member: Member, containers: Containers, way: Way, *, cold: bool) ->
         member.scene.until_gc(member.namespace, member.cache, ON["mode"], within=SETTLES)
         member.patch(OFF)
     return sample
+
+
+def _drop_caches() -> None:
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def _read_all(folder: Path) -> None:
