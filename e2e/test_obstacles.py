@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ IDLE = ("python3", "-c", "import time; time.sleep(3600)")
 
 def look_again(scene: Scene, namespace: str) -> None:
     """The operator's own next look may be minutes away."""
-    change = {"metadata": {"annotations": {"example.org/look": "again"}}}
+    change = {"metadata": {"annotations": {"example.org/looked": str(time.time())}}}
     scene.kubectl.patch("ptc", "cache", namespace, change)
 
 
