@@ -40,8 +40,15 @@ def _in_pods(pod: str) -> Iterator[int]:
     for folder in cgroups.of_pods():
         if pod and folder.name != f"pod{pod}":
             continue
-        for procs in folder.glob("*/cgroup.procs"):
+        for container in _listed(folder):
             try:
-                yield from map(int, procs.read_text().split())
-            except OSError:  # the container ended meanwhile
+                yield from map(int, (container / "cgroup.procs").read_text().split())
+            except OSError:  # no container's, or it ended meanwhile
                 continue
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # the pod ended meanwhile
+        return []

@@ -581,21 +581,6 @@ class Scene:
             },
         }
 
-    def change_volume(self, namespace: str, claim: str, script: str) -> None:
-        """Run Python with the claim at /data, writable, and be gone again."""
-        pod = f"change-{claim}"
-        self.kubectl.apply(
-            self.pod_with(namespace, pod, claim, "python3", "-c", script, read_only=False)
-        )
-        eventually(
-            f"the end of {pod}",
-            lambda: (
-                (self.kubectl.get("pod", pod, namespace) or {})["status"]["phase"] == "Succeeded"
-            ),
-            saw=lambda: self.kubectl.get("pod", pod, namespace),
-        )
-        self.kubectl.delete("pod", pod, namespace)
-
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Ready and not on its way out."""

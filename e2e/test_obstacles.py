@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
 import pytest
 
-from e2e.scene import Scene, eventually
-from e2e.test_stories import LONG, filled_cache, turn, until_covered
+from e2e import processes
+from e2e.scene import Scene, eventually, is_ready
+from e2e.test_stories import LONG, filled_cache, restarts, turn, until_covered
 
 pytestmark = pytest.mark.cluster
 
@@ -71,6 +73,7 @@ def test_gc_is_not_turned_on_beside_somebodys_pod_that_can_write(
     until_covered(scene, namespace)
 
 
+@pytest.mark.node
 def test_a_state_file_that_somebody_deletes_is_rebuilt_by_one_restart(
     scene: Scene, namespace: str
 ) -> None:
@@ -80,7 +83,22 @@ def test_a_state_file_that_somebody_deletes_is_rebuilt_by_one_restart(
     until_covered(scene, namespace)
     before = scene.member_pod(namespace)
     assert before is not None
-    scene.change_volume(namespace, "cache-0", "import os; os.unlink('/data/scheduler-state.json')")
+    volume = scene.cluster.volume_path(namespace, "cache-0")
+    assert volume
+    state = volume / "scheduler-state.json"
+
+    def is_lost() -> bool:
+        """A registry writes what it remembers at its next look, if there is news: until it has none."""
+        state.unlink(missing_ok=True)
+        time.sleep(6)
+        return not state.exists()
+
+    eventually("the state file lost for good", is_lost, within=60)
+    processes.catch("serve", with_signal=signal.SIGKILL, pod=before["metadata"]["uid"])
+    eventually(
+        "the registry restarted in place, which knows of nothing",
+        lambda: (p := scene.member_pod(namespace)) and is_ready(p) and restarts(p),
+    )
     assert scene.count(namespace, "cache-0").uncovered == 8
 
     def is_replaced() -> bool:

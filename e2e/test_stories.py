@@ -122,11 +122,11 @@ class OperatorProcess:
 
     def _fresh(self) -> str | None:
         pod = self._scene.operator_pod()
-        return str(pod["metadata"]["uid"]) if is_ready(pod) and not _restarts(pod) else None
+        return str(pod["metadata"]["uid"]) if is_ready(pod) and not restarts(pod) else None
 
     def _restarted(self) -> bool:
         pod = self._scene.operator_pod()
-        return is_ready(pod) and _restarts(pod) == 1
+        return is_ready(pod) and restarts(pod) == 1
 
 
 def kill_in_phase(scene: Scene, namespace: str, operator: OperatorProcess, phase: str) -> None:
@@ -269,7 +269,7 @@ def test_the_registry_killed_right_after_a_pull_leaves_nothing_for_ever(
     processes.catch("serve", with_signal=signal.SIGKILL, pod=pod["metadata"]["uid"])
     eventually(
         "the registry restarted in place",
-        lambda: (p := scene.member_pod(namespace)) and is_ready(p) and _restarts(p),
+        lambda: (p := scene.member_pod(namespace)) and is_ready(p) and restarts(p),
     )
     assert (scene.member_pod(namespace) or {})["metadata"]["uid"] == pod["metadata"]["uid"]
     lost = scene.count(namespace, "cache-0").uncovered
@@ -527,5 +527,5 @@ def _versions(scene: Scene, namespace: str) -> dict[str, Any]:
     return {**written, "pod": (scene.member_pod(namespace) or {})["metadata"]["uid"]}
 
 
-def _restarts(pod: dict[str, Any]) -> int:
+def restarts(pod: dict[str, Any]) -> int:
     return sum(status["restartCount"] for status in pod["status"].get("containerStatuses", []))
