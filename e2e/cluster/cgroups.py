@@ -53,11 +53,20 @@ def of_pods() -> Iterator[Path]:
             folder
             for kubepods in mount.glob("ptc-*/kubepods")
             for part in (kubepods, kubepods / "burstable", kubepods / "besteffort")
-            for folder in part.glob("pod*")
+            for folder in _listed(part)
+            if folder.name.startswith("pod")
         ]
         if found:
             yield from found
             return
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a group; nothing where it ended meanwhile (`glob` would raise)."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def prefer(slot: Slot) -> None:
