@@ -259,7 +259,7 @@ class MemoryCluster:
 
     def delete(self, action: Delete) -> None:
         live = self._checked(action.ref, action.uid, action.resource_version)
-        assert controller_of(live) == self.cache_uid, f"deleted somebody else's {action.ref}"
+        assert is_ours(live, self.base), f"deleted somebody else's {action.ref}"
         self.remove(action.ref)
 
     def remove(self, ref: Ref) -> None:
@@ -628,7 +628,7 @@ def _run_pods(cluster: MemoryCluster) -> None:
         if pod["metadata"].get("deletionTimestamp"):
             if not cluster.base.world.keeps_terminating:
                 cluster.forget(ref)
-        elif ref.name.endswith("-0-0"):
+        elif constants.ANNOTATION_TEMPLATE in pod["metadata"]["annotations"]:
             pod["status"] = _status_of(cluster, pod)
 
 

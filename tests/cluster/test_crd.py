@@ -208,8 +208,8 @@ WRONG: list[tuple[Resource, str, str]] = [
     ({"spec.gc.spread": "85h"}, "spec.gc.spread", "at most half of gc.ttl: shorten it"),
     ({"spec.gc.ttl": "1h", "spec.gc.spread": "31m"}, "spec.gc.spread", "at most half of gc.ttl"),
     ({"spec.gc.mode": "On"}, "spec.gc.mode", 'supported values: "Enabled", "Disabled"'),
-    ({"spec.replicas": 2}, "spec.replicas", "replicas must be 1: this version runs one member"),
-    ({"spec.replicas": 0}, "spec.replicas", "replicas must be 1: this version runs one member"),
+    ({"spec.replicas": 33}, "spec.replicas", "replicas must be between 1 and 32"),
+    ({"spec.replicas": 0}, "spec.replicas", "replicas must be between 1 and 32"),
     (
         {"spec.storage.volume.size": "0Gi"},
         "spec.storage.volume.size",

@@ -10,15 +10,16 @@ What the process may do (watch is the informer's). The chart grants exactly this
 |---|---|---|---|
 | pullthrough.dev | pullthroughcaches | get list watch | cluster |
 | pullthrough.dev | pullthroughcaches/status | patch | cluster |
-| core | services persistentvolumeclaims | get list watch create patch | cluster |
-| core | configmaps | get list watch create patch delete | cluster |
+| core | services configmaps persistentvolumeclaims | get list watch create patch delete | cluster |
 | core | pods | get list watch create | cluster |
 | core | events | create | cluster |
-| apps | statefulsets | get list watch create patch | cluster |
+| apps | statefulsets | get list watch create patch delete | cluster |
+| policy | poddisruptionbudgets | get list watch create patch delete | cluster |
 | batch | jobs | get list watch create delete | cluster |
 | coordination.k8s.io | leases | get create update | own namespace |
 
-Server-side apply and JSON patches are `patch`. Pods are "created" as a dry run only: would a migration's be admitted? There is no verb on Secrets, namespaces, or definitions of resources.
+Server-side apply and JSON patches are `patch`. Pods are "created" as a dry run only: would a migration's be admitted?
+There is no verb on Secrets, namespaces, or definitions of resources.
 Where the admission plugin OwnerReferencesPermissionEnforcement is on (OpenShift), blockOwnerDeletion in an owner
 reference needs `update` on pullthroughcaches/finalizers as well.
 
@@ -84,6 +85,7 @@ CHILDREN: Final[Mapping[str, Resource]] = types.MappingProxyType(
         "ConfigMap": Resource("v1", "configmaps"),
         "PersistentVolumeClaim": Resource("v1", "persistentvolumeclaims"),
         "Job": Resource("batch/v1", "jobs"),
+        "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
         "Pod": Resource("v1", "pods"),
     }
 )

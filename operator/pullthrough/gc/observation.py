@@ -85,6 +85,8 @@ class Observation:
     repair: Repair = Repair.NONE
     storage_in_use: bool = False
     """Somebody else's live pod can write to the claim."""
+    turn: bool = True
+    """The other members serve, and nothing is done to any of them: this one may be disturbed."""
     exclusive_volume: bool = False
     """ReadWriteOncePod: no Job can run beside the registry."""
 

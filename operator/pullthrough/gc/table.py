@@ -35,6 +35,8 @@ class Step(StrEnum):
     """Apply the template with GC off again and count it."""
     VERIFY = "Verify"
     """Note that the pod was seen ready under this migration."""
+    WAIT_TURN = "WaitForTurn"
+    """Other members are disturbed or do not serve."""
     WAIT_POD = "WaitForPod"
     WAIT_JOB = "WaitForJob"
     WAIT_RETRY = "WaitForRetry"
@@ -65,6 +67,9 @@ COUNTS_ON_THE_STORAGE = frozenset(
 )
 """Steps before which it is read live who else uses the claim."""
 
+TAKES_THE_TURN = IRREVERSIBLE | {Step.CREATE_JOB}
+"""Steps after which, in the same pass, no other member has its turn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -88,6 +93,11 @@ def _off(seen: Observation) -> bool:
 
 def _switching_on(seen: Observation) -> bool:
     return _on(seen) and seen.member is Member.DISABLED
+
+
+def _would_disturb(seen: Observation) -> bool:
+    """Whether stopping this member now takes a serving one away, out of its turn."""
+    return seen.pod is Pod.READY and not seen.turn
 
 
 def _needs_repair(seen: Observation) -> bool:
@@ -138,6 +148,13 @@ TABLE: tuple[Row, ...] = (
         why="leaves nothing behind",
     ),
     Row(
+        name="turn off, in turn",
+        when="GC is wanted off, the template has it on, the pod serves, and it is not this member's turn",
+        matches=lambda o: _off(o) and o.member is Member.ENABLED and _would_disturb(o),
+        step=Step.WAIT_TURN,
+        why="members roll one at a time, and only while the others serve",
+    ),
+    Row(
         name="turn off",
         when="GC is wanted off, and the template has it on",
         matches=lambda o: _off(o) and o.member is Member.ENABLED,
@@ -157,6 +174,13 @@ TABLE: tuple[Row, ...] = (
         matches=lambda o: o.on_trial and o.pod is Pod.READY,
         step=Step.VERIFY,
         why="later crashes have other causes and never revert",
+    ),
+    Row(
+        name="other changes, in turn",
+        when="image, series, template, or the ttl of a member with GC on differ, the pod serves, and it is not its turn",
+        matches=lambda o: o.other_changes and _would_disturb(o),
+        step=Step.WAIT_TURN,
+        why="members roll one at a time, and only while the others serve; one that does not serve is never waited for",
     ),
     Row(
         name="other changes",
@@ -194,6 +218,13 @@ TABLE: tuple[Row, ...] = (
         why="a registry's start needs its upstream",
     ),
     Row(
+        name="state lost, in turn",
+        when="the keeper finds the TTL state lost, and it is not this member's turn",
+        matches=lambda o: _needs_repair(o) and not o.turn,
+        step=Step.WAIT_TURN,
+        why="members roll one at a time, and only while the others serve",
+    ),
+    Row(
         name="state lost",
         when="the keeper finds the TTL state lost",
         matches=_needs_repair,
@@ -227,6 +258,15 @@ TABLE: tuple[Row, ...] = (
         matches=lambda o: o.storage_in_use,
         step=Step.STORAGE_IN_USE,
         why="two registries on one storage overwrite each other's TTL state",
+    ),
+    Row(
+        name="switch in turn",
+        when="it is not this member's turn, and no Job of it is at work, leaving, or waits for its next try",
+        matches=lambda o: (
+            not o.turn and o.job not in (Job.RUNNING, Job.FAILED_WAITING, Job.TERMINATING)
+        ),
+        step=Step.WAIT_TURN,
+        why="members migrate one at a time, and only while the others serve",
     ),
     Row(
         name="exclusive volume",

@@ -426,15 +426,17 @@ class Spec(Model):
         fields.Int64,
         Checked(
             Rule(
-                cel="self == 1",
+                cel=f"self >= 1 && self <= {constants.MOST_MEMBERS}",
                 message=(
-                    "replicas must be 1: this version runs one member per cache; create further PullThroughCaches for more"
+                    f"replicas must be between 1 and {constants.MOST_MEMBERS}: each member has its own storage and fetches "
+                    "for itself; to stop a cache from changing use suspend, to end it delete it"
                 ),
-                holds=lambda replicas: replicas == 1,
+                holds=lambda replicas: 1 <= replicas <= constants.MOST_MEMBERS,
             )
         ),
     ] = 1
-    """Number of members; each has its own storage and fills itself. Only 1 is supported now."""
+    """Number of members. Each has its own storage and fills itself: N members fetch everything N times and store it N times.
+    With two or more, pulls go on while one of them is rolled, drained or lost."""
 
     storage: Storage
     """Where the cached content lies: exactly one kind of storage, which is immutable. Only volume exists now."""

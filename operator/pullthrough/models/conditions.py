@@ -48,6 +48,7 @@ REASONS: Final[Mapping[str, str]] = {
     "MemberCrashing": "A member's container ends again and again; the message says which and how.",
     "ImagePullFailed": "An image of a member cannot be pulled: correct registry.image or the pull secrets.",
     "PrepareFailed": "The storage could not be made ready for the registry; the message says why.",
+    "MemberRemoved": "Members that replicas no longer asks for are being removed.",
     "RollingOut": "A change is being rolled out to the members.",
     "ChildTerminating": "An object of an earlier cache is still being deleted.",
     "RequestRefused": "The API server refused an object, for example by a quota or a policy; the message is its own.",

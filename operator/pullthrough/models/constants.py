@@ -66,6 +66,9 @@ ANNOTATION_ATTEMPT: Final = f"{GROUP}/attempt"
 ANNOTATION_REQUEST: Final = f"{GROUP}/request"
 """On a migration Job: hash of what it was made for (claim, ttl, spread, series, image, StatefulSet generation)."""
 
+MOST_MEMBERS: Final = 32
+"""Members of one cache at most."""
+
 REGISTRY_PORT: Final = 5000
 REGISTRY_DEBUG_PORT: Final = 5001
 """Bound to loopback: the registry serves pprof there (facts: handlers of net/http/pprof)."""

@@ -124,6 +124,15 @@ class Status(Model):
     endpoint: str | None = None
     """Address of the cache inside the cluster: what container runtimes are to be given as a mirror of the upstream."""
 
+    replicas: Int64 | None = None
+    """Number of members that exist."""
+
+    ready_replicas: Int64 | None = None
+    """Number of members that serve pulls."""
+
+    selector: str | None = None
+    """Label selector of the members' pods, for `kubectl scale` and autoscalers."""
+
     gc: str | None = None
     """Summary of garbage collection, for example "Enabled 168h", "Migrating" or "Disabled"."""
 

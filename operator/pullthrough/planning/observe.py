@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pullthrough import durations
-from pullthrough.gc.observation import Member, Observation, Pod, Repair, Reverts
+from pullthrough.gc import table
+from pullthrough.gc.observation import Job, Member, Observation, Pod, Repair, Reverts
 from pullthrough.models import constants
 from pullthrough.models.cache import AccessMode, GcMode, PullThroughCache
 from pullthrough.models.conditions import format_time, parse_time
@@ -52,6 +53,19 @@ class MemberFacts:
     users: tuple[str, ...]
     """Names of other people's live pods that can write to the claim, as far as they were looked for."""
     observation: Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A member, and the row of the table that it matches."""
+
+    facts: MemberFacts
+    row: table.Row
+
+    @property
+    def step(self) -> table.Step:
+        """The one thing to do with it now."""
+        return self.row.step
 
 
 def member(
@@ -106,6 +120,33 @@ def member(
         users=users,
         observation=observation,
     )
+
+
+def members(
+    cache: PullThroughCache, snapshot: Snapshot, settings: Settings
+) -> tuple[MemberFacts, ...]:
+    """Every member that the spec asks for, each with its turn: the others serve, and nothing is done to any of them."""
+    alone = [member(cache, snapshot, number, settings) for number in range(cache.spec.replicas)]
+    return tuple(
+        facts
+        if all(_is_settled(other) for other in alone if other is not facts)
+        else without_turn(facts)
+        for facts in alone
+    )
+
+
+def without_turn(facts: MemberFacts) -> MemberFacts:
+    """The same where another member is served first."""
+    return dataclasses.replace(
+        facts, observation=dataclasses.replace(facts.observation, turn=False)
+    )
+
+
+def _is_settled(facts: MemberFacts) -> bool:
+    """Serves, and nothing is being done to it: a failed Job in its back-off holds nobody up."""
+    seen = facts.observation
+    has_job = seen.job in (Job.RUNNING, Job.OBSTRUCTING, Job.TERMINATING)
+    return seen.pod is Pod.READY and not seen.on_trial and not has_job
 
 
 def template_annotations(stateful_set: Object) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""plan(): guards first, then the objects every cache has, then the one step of its member, then the status."""
+"""plan(): guards first, then the objects every cache has, then the one step of each member, then the status."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from pullthrough.gc import table
+from pullthrough.gc.observation import Pod
 from pullthrough.models import constants, quantities
-from pullthrough.models.cache import GcMode, InvalidCache, PullThroughCache
+from pullthrough.models.cache import GcMode, InvalidCache, PullThroughCache, Retention
 from pullthrough.models.plan import Action, Create, Delete, Plan
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import Object, Ref, Snapshot
 from pullthrough.planning import observe, ownership, pods, status, steps
-from pullthrough.planning.observe import MemberFacts
+from pullthrough.planning.observe import Decided, MemberFacts
 from pullthrough.rendering import names, objects, statefulset
 
 WAIT_FOR_LEAVING = 5.0
@@ -42,35 +43,57 @@ def plan(cache_raw: Object, snapshot: Snapshot, settings: Settings) -> Plan:
 def _plan(
     cache_raw: Object, cache: PullThroughCache, snapshot: Snapshot, settings: Settings
 ) -> Plan:
-    facts = observe.member(cache, snapshot, 0, settings)
-    found = ownership.obstacle(cache, snapshot, _wanted_refs(cache, facts))
+    members = observe.members(cache, snapshot, settings)
+    found = ownership.obstacle(cache, snapshot, _wanted_refs(cache, members))
     if found is not None:
-        said = status.blocked(
-            cache_raw, cache.generation, found, snapshot.now, available=pods.is_ready(facts.pod)
-        )
+        available = any(pods.is_ready(facts.pod) for facts in members)
+        said = status.blocked(cache_raw, cache.generation, found, snapshot.now, available=available)
         return Plan(
             status=said,
             requeue_after=60.0 if found.stalls else WAIT_FOR_LEAVING,
             summary=f"{found.reason}: {found.message}",
         )
-    row = table.matching_row(facts.observation)
-    said = status.of_member(
-        cache_raw, cache, facts, row.step, snapshot.now, refusal=snapshot.refusal
+    decided = _decided(members)
+    surplus = tuple(_surplus(cache, snapshot))
+    said = status.of_members(
+        cache_raw, cache, decided, snapshot.now, refusal=snapshot.refusal, leaving=len(surplus)
     )
-    wants_report = _wants_report(facts, snapshot)
+    wants_report = tuple(name for one in decided for name in _wants_report(one.facts, snapshot))
     if cache.spec.suspend:
         return Plan(status=said, wants_report=wants_report, summary="suspended")
-    outcome = steps.outcome(cache, facts, row.step, snapshot.now, settings)
-    actions = tuple(_actions(cache, facts, snapshot, outcome, settings))
+    outcomes = [
+        steps.outcome(cache, one.facts, one.step, snapshot.now, settings) for one in decided
+    ]
+    actions = tuple(
+        _actions(cache, decided, outcomes, surplus, snapshot=snapshot, settings=settings)
+    )
+    live = [ref for one in decided for ref in _seen_live(cache, one)]
+    waits = [_requeue(one.facts, out) for one, out in zip(decided, outcomes, strict=True)]
     return Plan(
         actions=actions,
-        confirm=(*_unconfirmed(snapshot, actions), *_seen_live(cache, facts, row.step)),
+        confirm=tuple(dict.fromkeys((*_unconfirmed(snapshot, actions), *live))),
         status=said,
-        requeue_after=_requeue(facts, outcome),
+        requeue_after=min((wait for wait in waits if wait is not None), default=None),
         wants_report=wants_report,
-        wants_users=_wants_users(facts, snapshot, row.step),
-        summary=f"{row.step.value} ({row.name})",
+        wants_users=tuple(name for one in decided for name in _wants_users(one, snapshot)),
+        summary=", ".join(
+            f"{one.facts.name}: {one.step.value} ({one.row.name})" for one in decided
+        ),
     )
+
+
+def _decided(members: Iterable[MemberFacts]) -> tuple[Decided, ...]:
+    """One row a member; the first that is to be disturbed takes the turn from those after it."""
+    decided: list[Decided] = []
+    for facts in members:
+        is_taken = any(one.step in table.TAKES_THE_TURN and _serves(one.facts) for one in decided)
+        seen = observe.without_turn(facts) if is_taken else facts
+        decided.append(Decided(facts=seen, row=table.matching_row(seen.observation)))
+    return tuple(decided)
+
+
+def _serves(facts: MemberFacts) -> bool:
+    return facts.observation.pod is Pod.READY
 
 
 def _unconfirmed(snapshot: Snapshot, actions: Iterable[Action]) -> tuple[Ref, ...]:
@@ -84,14 +107,14 @@ def _unconfirmed(snapshot: Snapshot, actions: Iterable[Action]) -> tuple[Ref, ..
     return tuple(ref for ref in absent if ref not in snapshot.confirmed_absent)
 
 
-def _seen_live(cache: PullThroughCache, facts: MemberFacts, step: table.Step) -> tuple[Ref, ...]:
+def _seen_live(cache: PullThroughCache, one: Decided) -> tuple[Ref, ...]:
     """What a decision to stop a serving registry was made from: the informer's view of it may be late."""
-    if step not in table.IRREVERSIBLE:
+    if one.step not in table.IRREVERSIBLE:
         return ()
     seen = [Ref(constants.KIND, cache.name)]
     seen += [
         Ref(obj["kind"], obj["metadata"]["name"])
-        for obj in (facts.stateful_set, facts.pod, facts.job)
+        for obj in (one.facts.stateful_set, one.facts.pod, one.facts.job)
         if obj is not None
     ]
     return tuple(seen)
@@ -99,26 +122,105 @@ def _seen_live(cache: PullThroughCache, facts: MemberFacts, step: table.Step) ->
 
 def _actions(
     cache: PullThroughCache,
-    facts: MemberFacts,
+    decided: tuple[Decided, ...],
+    outcomes: list[steps.Outcome],
+    surplus: Iterable[Object],
+    *,
     snapshot: Snapshot,
-    outcome: steps.Outcome,
     settings: Settings,
 ) -> Iterable[Action]:
     """In an order in which any one may be the last: what others need comes first, deletions last."""
-    member = facts.ordinal
-    config = objects.config_map(cache, outcome.roll)
-    for desired in (objects.cache_service(cache), objects.member_service(cache, member), config):
+    yield from _written(snapshot, objects.cache_service(cache))
+    yield from _budget(cache, snapshot)
+    growth: list[Action] = []
+    for one, outcome in zip(decided, outcomes, strict=True):
+        yield from _member(cache, one.facts, outcome, growth, snapshot=snapshot, settings=settings)
+    yield from _obsolete_jobs(cache, snapshot, [one.facts for one in decided])
+    for obj in surplus:
+        yield Delete(
+            ref=Ref(obj["kind"], obj["metadata"]["name"]),
+            uid=obj["metadata"]["uid"],
+            resource_version=str(obj["metadata"]["resourceVersion"]),
+            reason="its member is no longer asked for",
+        )
+    configs = {objects.config_map(cache, outcome.roll)["metadata"]["name"] for outcome in outcomes}
+    yield from _obsolete_configs(cache, snapshot, configs)
+    # Last: a class that cannot expand refuses it, and nothing else may wait for that.
+    yield from growth
+
+
+def _member(
+    cache: PullThroughCache,
+    facts: MemberFacts,
+    outcome: steps.Outcome,
+    growth: list[Action],
+    *,
+    snapshot: Snapshot,
+    settings: Settings,
+) -> Iterable[Action]:
+    """One member's objects; what its claim is to grow by is left in `growth`."""
+    for desired in (
+        objects.member_service(cache, facts.ordinal),
+        objects.config_map(cache, outcome.roll),
+    ):
         yield from _written(snapshot, desired)
     claim = tuple(_claim(cache, facts))
     yield from claim
     yield from outcome.before
     if facts.stateful_set is not None or outcome.creates:
         yield from _stateful_set(cache, facts, outcome, settings)
-    yield from _obsolete_jobs(cache, snapshot, facts)
-    yield from _obsolete_configs(cache, snapshot, facts, config)
     if not claim:
-        # Last: a class that cannot expand refuses it, and nothing else may wait for that.
-        yield from _growth(cache, facts)
+        growth += _growth(cache, facts)
+
+
+def _budget(cache: PullThroughCache, snapshot: Snapshot) -> Iterable[Action]:
+    """From two members up; for one alone a budget would only block drains."""
+    desired = objects.disruption_budget(cache)
+    if cache.spec.replicas > 1:
+        yield from _written(snapshot, desired)
+        return
+    live = snapshot.get(desired["kind"], desired["metadata"]["name"])
+    if live is not None and ownership.is_controlled(cache, live):
+        yield from _deletion(live, "one member alone needs no budget")
+
+
+def _deletion(live: Object, reason: str) -> Iterable[Action]:
+    metadata = live["metadata"]
+    if not metadata.get("deletionTimestamp"):
+        yield Delete(ref=Ref(live["kind"], metadata["name"]), uid=metadata["uid"], reason=reason)
+
+
+def _surplus(cache: PullThroughCache, snapshot: Snapshot) -> Iterable[Object]:
+    """What is left of members beyond spec.replicas and is to go. A claim goes under whenScaled: Delete alone, once no
+    pod uses it, and only while it says that it is this very member's."""
+    for kind in ("StatefulSet", "Service", "Job"):
+        for live in snapshot.of_kind(kind):
+            if _is_surplus(cache, live) and ownership.is_controlled(cache, live):
+                yield live
+    if cache.spec.storage.retention_policy.when_scaled is not Retention.DELETE:
+        return
+    for claim in snapshot.of_kind("PersistentVolumeClaim"):
+        used_by = (claim["metadata"].get("annotations") or {}).get(constants.ANNOTATION_USED_BY)
+        name = claim["metadata"]["name"]
+        in_use = any(_names_claim(pod, name) for pod in snapshot.of_kind("Pod"))
+        is_left = snapshot.get("StatefulSet", name) is not None
+        if _is_surplus(cache, claim) and not in_use and not is_left:
+            ordinal = int(claim["metadata"]["labels"][constants.LABEL_MEMBER])
+            if used_by == objects.used_by(cache, ordinal):
+                yield claim
+
+
+def _is_surplus(cache: PullThroughCache, live: Object) -> bool:
+    number = (live["metadata"].get("labels") or {}).get(constants.LABEL_MEMBER, "")
+    is_leaving = bool(live["metadata"].get("deletionTimestamp"))
+    return number.isdecimal() and int(number) >= cache.spec.replicas and not is_leaving
+
+
+def _names_claim(pod: Object, name: str) -> bool:
+    return any(
+        (volume.get("persistentVolumeClaim") or {}).get("claimName") == name
+        for volume in pod["spec"].get("volumes") or ()
+    )
 
 
 def _written(snapshot: Snapshot, desired: dict[str, Any]) -> Iterable[Action]:
@@ -170,9 +272,7 @@ def _stateful_set(
         ]
         found = observe.template_annotations(live)
         if found.get(constants.ANNOTATION_TEMPLATE) != stamp:
-            if facts.roll_with_changes is not None:
-                return  # a change waits for its step
-            # Rendered by another release or with other settings of the operator: the template stays as it is.
+            # A change waits for its step; another release or settings of the operator are no reason for a roll.
             desired["spec"]["template"] = live["spec"]["template"]
     action = steps.write(live, desired, on_what_was_seen=outcome.rolls)
     if action is not None:
@@ -180,34 +280,29 @@ def _stateful_set(
 
 
 def _obsolete_jobs(
-    cache: PullThroughCache, snapshot: Snapshot, facts: MemberFacts
+    cache: PullThroughCache, snapshot: Snapshot, members: Iterable[MemberFacts]
 ) -> Iterable[Action]:
     """Older attempts than the newest: left when a pass was cut off between creating and deleting."""
+    newest = {facts.job["metadata"]["uid"] for facts in members if facts.job is not None}
     for job in snapshot.of_kind("Job"):
-        metadata = job["metadata"]
-        is_newest = facts.job is not None and metadata["uid"] == facts.job["metadata"]["uid"]
-        if is_newest or not ownership.is_controlled(cache, job):
+        is_newest = job["metadata"]["uid"] in newest
+        if is_newest or _is_surplus(cache, job) or not ownership.is_controlled(cache, job):
             continue
-        if not metadata.get("deletionTimestamp"):
-            yield Delete(
-                ref=Ref("Job", metadata["name"]), uid=metadata["uid"], reason="an older attempt"
-            )
+        yield from _deletion(job, "an older attempt")
 
 
 def _obsolete_configs(
-    cache: PullThroughCache, snapshot: Snapshot, facts: MemberFacts, config: dict[str, Any]
+    cache: PullThroughCache, snapshot: Snapshot, wanted: set[str]
 ) -> Iterable[Action]:
     """Configurations that no template and no pod names any more."""
-    used = {config["metadata"]["name"], *_configs_of(facts.stateful_set)}
+    used = set(wanted)
+    for stateful_set in snapshot.of_kind("StatefulSet"):
+        used |= _configs_of(stateful_set)
     for pod in snapshot.of_kind("Pod"):
         used |= _volume_configs(pod["spec"])
     for live in snapshot.of_kind("ConfigMap"):
-        metadata = live["metadata"]
-        is_leaving = bool(metadata.get("deletionTimestamp"))
-        if metadata["name"] in used or is_leaving or not ownership.is_controlled(cache, live):
-            continue
-        ref = Ref("ConfigMap", metadata["name"])
-        yield Delete(ref=ref, uid=metadata["uid"], reason="no pod uses it any more")
+        if live["metadata"]["name"] not in used and ownership.is_controlled(cache, live):
+            yield from _deletion(live, "no pod uses it any more")
 
 
 def _configs_of(stateful_set: Object | None) -> set[str]:
@@ -219,15 +314,19 @@ def _volume_configs(pod_spec: Any) -> set[str]:
     return {v["configMap"]["name"] for v in volumes if v.get("configMap")}
 
 
-def _wanted_refs(cache: PullThroughCache, facts: MemberFacts) -> list[Ref]:
-    config = objects.config_map(cache, facts.roll)["metadata"]["name"]
-    return [
-        Ref("PersistentVolumeClaim", facts.name),
-        Ref("Service", names.service(cache.name)),
-        Ref("Service", facts.name),
-        Ref("ConfigMap", config),
-        Ref("StatefulSet", facts.name),
-    ]
+def _wanted_refs(cache: PullThroughCache, members: Iterable[MemberFacts]) -> list[Ref]:
+    refs = [Ref("Service", names.service(cache.name))]
+    if cache.spec.replicas > 1:
+        refs.append(Ref("PodDisruptionBudget", names.service(cache.name)))
+    for facts in members:
+        config = objects.config_map(cache, facts.roll)["metadata"]["name"]
+        refs += [
+            Ref("PersistentVolumeClaim", facts.name),
+            Ref("Service", facts.name),
+            Ref("ConfigMap", config),
+            Ref("StatefulSet", facts.name),
+        ]
+    return list(dict.fromkeys(refs))
 
 
 def _wants_report(facts: MemberFacts, snapshot: Snapshot) -> tuple[str, ...]:
@@ -238,10 +337,10 @@ def _wants_report(facts: MemberFacts, snapshot: Snapshot) -> tuple[str, ...]:
     return (facts.name,) if on else ()
 
 
-def _wants_users(facts: MemberFacts, snapshot: Snapshot, step: table.Step) -> tuple[str, ...]:
+def _wants_users(one: Decided, snapshot: Snapshot) -> tuple[str, ...]:
     """No watch shows other people's pods, so they are looked for where it counts."""
-    is_known = facts.name in snapshot.users
-    return () if is_known or step not in table.COUNTS_ON_THE_STORAGE else (facts.name,)
+    is_known = one.facts.name in snapshot.users
+    return () if is_known or one.step not in table.COUNTS_ON_THE_STORAGE else (one.facts.name,)
 
 
 def _requeue(facts: MemberFacts, outcome: steps.Outcome) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,9 +15,9 @@ from pullthrough.models.conditions import Condition
 from pullthrough.models.plan import Event
 from pullthrough.models.snapshot import Object, Refusal
 from pullthrough.planning import jobs, observe, pods
-from pullthrough.planning.observe import MemberFacts
+from pullthrough.planning.observe import Decided, MemberFacts
 from pullthrough.planning.ownership import Obstacle
-from pullthrough.rendering import names
+from pullthrough.rendering import labels, names
 
 
 def blocked(
@@ -48,28 +49,57 @@ def blocked(
     )
 
 
-def of_member(
+def of_members(
     cache_raw: Object,
     cache: PullThroughCache,
-    facts: MemberFacts,
-    step: Step,
+    decided: Sequence[Decided],
     now: datetime,
     *,
     refusal: Refusal | None = None,
+    leaving: int = 0,
 ) -> dict[str, Any]:
-    """The whole status of a cache of one member whose next step is `step`, or was and was refused."""
+    """The whole status of a cache whose members' next steps are these, or were and one was refused; `leaving` objects
+    of members that are no longer asked for are still there."""
+    migrating = _one(
+        [_migrating(cache, one.facts, one.step) for one in decided],
+        decided,
+        by=lambda c: (c.status != conditions.TRUE, c.reason in _AT_REST),
+    )
     found = [
-        _available(facts),
-        _migrating(cache, facts, step) if refusal is None else _migrating_refused(refusal),
-        *_ready_conditions(cache, facts, step, refusal),
+        _available(decided),
+        migrating if refusal is None else _migrating_refused(refusal),
+        *_ready_conditions(cache, decided, refusal, leaving),
     ]
     status = _status(cache_raw, cache.generation, found, now)
     status["endpoint"] = names.endpoint(cache.name, cache.namespace, constants.REGISTRY_PORT)
-    status["gc"] = _gc_column(cache, facts, step)
-    status["members"] = [_member(cache, facts, step)]
-    if facts.roll.collected_by is not None:
-        status["collectedBy"] = facts.roll.collected_by
+    status["replicas"] = sum(one.facts.stateful_set is not None for one in decided)
+    status["readyReplicas"] = sum(pods.is_ready(one.facts.pod) for one in decided)
+    selector = sorted(labels.registry_selector(cache).items())
+    status["selector"] = ",".join(f"{name}={value}" for name, value in selector)
+    status["gc"] = _gc_column(decided, migrating)
+    status["members"] = [_member(cache, one.facts, one.step) for one in decided]
+    times = [one.facts.roll.collected_by for one in decided]
+    collected_by = max((time for time in times if time is not None), default=None)
+    if collected_by is not None:
+        status["collectedBy"] = collected_by
     return status
+
+
+_AT_REST = frozenset({"MigrationCompleted", "GarbageCollectionDisabled"})
+
+
+def _one(
+    found: Sequence[Condition], decided: Sequence[Decided], by: Callable[[Condition], Any]
+) -> Condition:
+    """The first of the members' conditions in the order `by`, naming its member where there are several."""
+    number = min(range(len(found)), key=lambda index: by(found[index]))
+    return _naming(found[number], decided[number].facts.name, is_one_of_many=len(decided) > 1)
+
+
+def _naming(condition: Condition, member: str, *, is_one_of_many: bool) -> Condition:
+    if not is_one_of_many or not condition.message or member in condition.message:
+        return condition
+    return dataclasses.replace(condition, message=f"{member}: {condition.message}")
 
 
 def events(old: Sequence[Any], new: Sequence[Any]) -> tuple[Event, ...]:
@@ -107,9 +137,21 @@ _BAD_REASONS = frozenset(
 )
 
 
-def _available(facts: MemberFacts) -> Condition:
-    if pods.is_ready(facts.pod):
+def _available(decided: Sequence[Decided]) -> Condition:
+    absent = [one.facts for one in decided if not pods.is_ready(one.facts.pod)]
+    if not absent:
         return _c(conditions.AVAILABLE, conditions.TRUE, "MembersReady")
+    why = _not_available(absent[0])
+    if len(absent) == len(decided):
+        return why
+    serving = len(decided) - len(absent)
+    message = (
+        f"{serving} of {len(decided)} members serve; {absent[0].name}: {why.message or why.reason}"
+    )
+    return _c(conditions.AVAILABLE, conditions.TRUE, "MembersReady", message)
+
+
+def _not_available(facts: MemberFacts) -> Condition:
     if facts.pod is None:
         return _c(
             conditions.AVAILABLE, conditions.FALSE, "MemberStarting", f"{facts.name} has no pod yet"
@@ -169,15 +211,33 @@ def _refused_message(refusal: Refusal) -> str:
 
 
 def _ready_conditions(
-    cache: PullThroughCache, facts: MemberFacts, step: Step, refusal: Refusal | None
+    cache: PullThroughCache, decided: Sequence[Decided], refusal: Refusal | None, leaving: int
 ) -> list[Condition]:
-    if refusal is None:
-        decide = _ready_while_suspended if cache.spec.suspend else _ready
-        return decide(cache, facts, step)
-    message = _refused_message(refusal)
-    if refusal.is_dry_run:
-        return [_c(conditions.READY, conditions.FALSE, "MigrationRetrying", message)]
-    return _on_its_way("RequestRefused", message)
+    """Those of the member that is worst off: one that needs a person first, then one that is not ready."""
+    if refusal is not None:
+        message = _refused_message(refusal)
+        if refusal.is_dry_run:
+            return [_c(conditions.READY, conditions.FALSE, "MigrationRetrying", message)]
+        return _on_its_way("RequestRefused", message)
+    decide = _ready_while_suspended if cache.spec.suspend else _ready
+    found = [
+        [
+            _naming(c, one.facts.name, is_one_of_many=len(decided) > 1)
+            for c in decide(cache, one.facts, one.step)
+        ]
+        for one in decided
+    ]
+    worst = min(
+        found,
+        key=lambda said: (
+            all(c.type != conditions.STALLED for c in said),
+            all(c.status == conditions.TRUE for c in said),
+        ),
+    )
+    is_ready = all(c.status == conditions.TRUE for c in worst)
+    if is_ready and leaving and not cache.spec.suspend:
+        return _on_its_way("MemberRemoved", f"{leaving} objects of removed members are left")
+    return worst
 
 
 def _is_waiting_for_canary(facts: MemberFacts) -> bool:
@@ -208,6 +268,8 @@ def _why_not_on_yet(facts: MemberFacts, step: Step) -> tuple[str, str]:
         return "MigrationRunning", said
     if step is Step.ROLL_ON or step is Step.ROLL_ON_ALONE:
         return "MigrationRolling", ""
+    if step is Step.WAIT_TURN:
+        return "MigrationPending", f"{facts.name} waits until the other members serve"
     return "MigrationPending", ""
 
 
@@ -289,6 +351,8 @@ def _ready(cache: PullThroughCache, facts: MemberFacts, step: Step) -> list[Cond
         ]
     if seen.pod is not Pod.READY:
         return _not_ready(cache, facts)
+    if step is Step.WAIT_TURN and (seen.other_changes or seen.wanted is GcMode.DISABLED):
+        return _on_its_way("RollingOut", f"{facts.name} waits until the other members serve")
     if step in (Step.ROLL_OTHER, Step.ROLL_OFF, Step.REVERT, Step.ROLL_ON, Step.ROLL_ON_ALONE):
         reason = "MigrationRolling" if step in (Step.ROLL_ON, Step.ROLL_ON_ALONE) else "RollingOut"
         return _on_its_way(reason, "")
@@ -369,12 +433,12 @@ def _on_its_way(reason: str, message: str) -> list[Condition]:
     ]
 
 
-def _gc_column(cache: PullThroughCache, facts: MemberFacts, step: Step) -> str:
-    migrating = _migrating(cache, facts, step)
+def _gc_column(decided: Sequence[Decided], migrating: Condition) -> str:
     if migrating.status == conditions.TRUE:
         return "Migrating"
-    if facts.roll.mode is GcMode.ENABLED:
-        return f"Enabled {facts.roll.ttl}"
+    rolls = [one.facts.roll for one in decided]
+    if all(roll.mode is GcMode.ENABLED for roll in rolls):
+        return f"Enabled {rolls[0].ttl}"
     return "Disabled"
 
 

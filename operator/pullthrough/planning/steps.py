@@ -59,10 +59,7 @@ def outcome(  # noqa: PLR0912 -- one case a step, nothing else
         case Step.STORAGE_IN_USE | Step.REPAIR_IN_VAIN:
             return Outcome(roll=roll, requeue_after=LOOK_AGAIN)
         case Step.VERIFY:
-            # Changes that wait go along: they would roll the member next anyway.
-            changed = facts.roll_with_changes
-            verified = observe.replaced(_other(facts, now), verified=roll.migration)
-            return Outcome(roll=verified, rolls=changed is not None)
+            return Outcome(roll=observe.replaced(roll, verified=roll.migration))
         case Step.ROLL_OTHER:
             return Outcome(roll=_other(facts, now), rolls=True)
         case Step.ROLL_OFF:
@@ -91,7 +88,7 @@ def outcome(  # noqa: PLR0912 -- one case a step, nothing else
             return Outcome(roll=roll, requeue_after=_until_retry(cache, facts, now))
         case Step.WAIT_UPSTREAM:
             return Outcome(roll=roll, requeue_after=SOON)
-        case Step.WAIT_POD | Step.WAIT_JOB:
+        case Step.WAIT_POD | Step.WAIT_JOB | Step.WAIT_TURN:
             return Outcome(roll=roll, requeue_after=LOOK_AGAIN)
         case _:
             assert_never(step)

@@ -33,6 +33,21 @@ def member_service(cache: PullThroughCache, member: int) -> dict[str, Any]:
     return _service(cache, names.member(cache.name, member), member)
 
 
+def disruption_budget(cache: PullThroughCache) -> dict[str, Any]:
+    """All members but one stay up through drains. Counted in pods that must stay: of several StatefulSets of one pod
+    each, `maxUnavailable` is worked out from their scales together, and a percentage would admit a total outage."""
+    name = names.service(cache.name)
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": labels.metadata(cache, name, constants.COMPONENT_REGISTRY),
+        "spec": {
+            "minAvailable": cache.spec.replicas - 1,
+            "selector": {"matchLabels": labels.registry_selector(cache)},
+        },
+    }
+
+
 def _service(cache: PullThroughCache, name: str, member: int | None) -> dict[str, Any]:
     return {
         "apiVersion": "v1",

@@ -118,6 +118,14 @@ def _pod_spec(
         spec["nodeSelector"] = dict(extra.node_selector)
     if extra.affinity:
         spec["affinity"] = dict(extra.affinity)
+    spec["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": labels.registry_selector(cache)},
+        }
+    ]
     if extra.priority_class_name is not None:
         spec["priorityClassName"] = extra.priority_class_name
     spec["initContainers"] = [

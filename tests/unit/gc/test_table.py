@@ -1,8 +1,8 @@
 """The table over every observation that can occur.
 
 What contributes to a decision: the wanted mode, the mode in the StatefulSet's template, other changes, the member's pod,
-the newest Job, the keeper's probe, a roll on trial, reverts in this generation, a lost TTL state, other users of the storage, and whether the volume admits
-one pod.
+the newest Job, the keeper's probe, a roll on trial, reverts in this generation, a lost TTL state, other users of the storage, whose turn it is, and whether the
+volume admits one pod.
 """
 
 from __future__ import annotations
@@ -222,8 +222,20 @@ def test_only_a_trial_is_ever_taken_back() -> None:
 
 def test_turning_off_never_waits_for_job_pod_or_upstream() -> None:
     for seen in EVERYTHING:
-        if seen.wanted is GcMode.DISABLED and seen.member is Member.ENABLED:
+        if seen.wanted is GcMode.DISABLED and seen.member is Member.ENABLED and seen.turn:
             assert table.next_step(seen) in (Step.ROLL_OFF, Step.DELETE_JOB), seen
+
+
+def test_a_member_that_serves_is_stopped_in_its_turn_alone() -> None:
+    for seen in EVERYTHING:
+        if seen.pod is Pod.READY and not seen.turn:
+            assert table.next_step(seen) not in table.TAKES_THE_TURN, seen
+
+
+def test_a_member_that_does_not_serve_waits_for_no_turn() -> None:
+    for seen in EVERYTHING:
+        if seen.pod is not Pod.READY:
+            assert table.next_step(seen) is not Step.WAIT_TURN, seen
 
 
 def test_no_job_runs_where_it_could_hold_the_member_up() -> None:
@@ -274,6 +286,8 @@ def perform(seen: Observation, step: Step) -> Observation | None:
             )
         case Step.PREPARE_AGAIN:
             return change(seen, repair=Repair.NONE, pod=Pod.STARTING)
+        case Step.WAIT_TURN:
+            return change(seen, turn=True)
         case Step.STORAGE_IN_USE:
             return change(seen, storage_in_use=False)
         case Step.REPAIR_IN_VAIN:

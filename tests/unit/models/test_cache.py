@@ -167,7 +167,7 @@ def test_series_v2_has_its_ttl_built_in() -> None:
         ({"spec.upstream": {}}, "spec.upstream.host", "add it"),
         ({"spec.upstream.url": "http://m"}, "spec.upstream.url: 'http://m'", "insecure: true"),
         ({"spec.upstream.url": "https://m/v2"}, "spec.upstream.url: 'https://m/v2'", "no path"),
-        ({"spec.replicas": 3}, "spec.replicas: 3", "must be 1"),
+        ({"spec.replicas": 33}, "spec.replicas: 33", "between 1 and 32"),
         ({"spec.storage": None}, "spec.storage", "add it"),
         ({"spec.storage.volume": None}, "spec.storage.volume", "add it"),
         ({"spec.storage.volume.size": "0Gi"}, "spec.storage.volume.size: '0Gi'", "50Gi"),

@@ -203,6 +203,19 @@ def test_a_member_with_gc_off_whole() -> None:
                     "enableServiceLinks": False,
                     "securityContext": POD_SECURITY,
                     "terminationGracePeriodSeconds": 60,
+                    "topologySpreadConstraints": [
+                        {
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": {
+                                "matchLabels": {
+                                    "pullthrough.dev/cache": "c",
+                                    "app.kubernetes.io/component": "registry",
+                                }
+                            },
+                        }
+                    ],
                     "initContainers": [prepare(stamp(found)), keeper(stamp(found))],
                     "containers": [REGISTRY],
                     "volumes": [
