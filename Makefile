@@ -20,7 +20,7 @@ demo: .venv/ready ## the main job on a real cluster, told as it goes (KEEP=1 lea
 	@$(PY) -m e2e.demo
 
 test: .venv/ready programs ## every test there is
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --maxschedchunk=1 e2e tests
 
 unit: .venv/ready ## seconds
 	@$(PY) -m pytest tests/unit -q
