@@ -155,7 +155,10 @@ def test_everything_filled_with_gc_off_expires_once_reseeded_over_s3(
 
     planned = run(s3, "reseed", "--storage", STORAGE, "--ttl", "1m", "--dry-run", "--json")
     assert planned.returncode == 0, planned.stderr
-    assert json.loads(planned.stdout.splitlines()[-1])["entries"] == ARTIFACTS
+    told = json.loads(planned.stdout.splitlines()[-1])
+    assert told["entries"] == ARTIFACTS
+    assert told["requests"]["list"] > 0
+    assert set(told["requests"]) <= {"list", "get", "head"}, "a dry run writes nothing"
     assert state_of(s3) == {}
     done = run(s3, "reseed", "--storage", STORAGE, "--ttl", "1m", "--spread", "55s")
     assert done.returncode == 0, done.stderr

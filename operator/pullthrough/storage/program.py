@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from pullthrough import durations
 from pullthrough.storage.errors import StorageError
+from pullthrough.storage.store import Store
 
 LONGEST_MESSAGE = 4096
 """Bytes of a termination message that the kubelet keeps."""
@@ -143,6 +144,12 @@ class Sayer:
         self._counts: dict[str, int] = {}
         self._is_terminal = sys.stderr.isatty()
         self._last = time.monotonic()
+        self._store: Store | None = None
+
+    def opened(self, store: Store) -> Store:
+        """The storage that is worked on: what it costs in requests, if it does, is told at the end."""
+        self._store = store
+        return store
 
     def progress(self, what: str, more: int) -> None:
         """`more` of something were done; said now and then."""
@@ -207,7 +214,13 @@ class Sayer:
         """Do the work and tell how it ended; returns the exit code."""
         try:
             done = work()
+            requests = getattr(self._store, "requests", None)
+            if requests:
+                done = {**done, "requests": dict(requests)}
             (self.after if after is None else after)(done)
+            if requests and not self._as_json:
+                told = ", ".join(f"{count} {kind}" for kind, count in sorted(requests.items()))
+                self.say(f"requests to the object store: {told}")
         except StorageError as error:
             self.clear()
             if self._as_json:

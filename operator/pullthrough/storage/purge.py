@@ -367,5 +367,11 @@ def main(argv: list[str]) -> int:
     say = program.Sayer("purge", as_json=given.json)
     work = online if given.online else offline
     return say.run(
-        lambda: work(open_store(given.storage), SystemClock(), say, wanted, dry_run=given.dry_run)
+        lambda: work(
+            say.opened(open_store(given.storage)),
+            SystemClock(),
+            say,
+            wanted,
+            dry_run=given.dry_run,
+        )
     )

@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
 
     return say.run(
         lambda: reseed(
-            open_store(given.storage),
+            say.opened(open_store(given.storage)),
             SystemClock(),
             ttl=given.ttl,
             spread=given.spread,

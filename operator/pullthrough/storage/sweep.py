@@ -243,7 +243,7 @@ def main(argv: list[str]) -> int:
     say = program.Sayer("sweep", as_json=given.json)
 
     def work() -> Mapping[str, Any]:
-        store, clock = open_store(given.storage), SystemClock()
+        store, clock = say.opened(open_store(given.storage)), SystemClock()
         if not given.online:
             return offline(store, clock, say, dry_run=given.dry_run)
         age = given.min_age or MINIMUM_AGE
