@@ -103,6 +103,13 @@ PROGRAMS: dict[str, _GoProgram | DebianProgram] = {
         cold="about 2 min",
         flags=f"-X {_REGISTRY_MODULE}/version.version=v3.1.2",
     ),
+    "registry-3.0.0": _GoProgram(
+        recipe="registry-3.0",
+        package=f"{_REGISTRY_MODULE}/cmd/registry",
+        version="3.0.0",
+        cold="about 2 min",
+        flags=f"-X {_REGISTRY_MODULE}/version.version=v3.0.0",
+    ),
     "versitygw": _GoProgram(
         recipe="versitygw",
         package="github.com/versity/versitygw/cmd/versitygw",
