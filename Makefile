@@ -51,6 +51,7 @@ fmt: .venv/ready
 generate: .venv/ready ## CRD, the chart's copy of it, generated documents
 	@$(PY) -m pullthrough crd --write
 	@$(PY) -m pullthrough.gc.document > docs/gc.md
+	@$(PY) -m tests.registry.leaks_document > docs/leaks.md
 
 verify: generate ## generated files are up to date
 	@changed=$$(git status --porcelain -- crds charts docs) && [ -z "$$changed" ] || { echo "$$changed"; git diff -- crds charts docs; echo "these differ from the last commit: commit what 'make generate' wrote"; exit 1; }
