@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +28,6 @@ from tests import images
 from tests.registry.hammer import files_of
 from tests.registry.servers import (
     CAST,
-    ROOT,
     Keep,
     Registry,
     Series,
@@ -195,77 +192,6 @@ def test_what_a_killed_registry_forgot_is_covered_by_the_next_start(
     assert missing <= types(cache.state).keys()
     cache.start()
     fill(cache)
-
-
-def test_the_online_sweep_never_gives_a_wrong_body_and_failed_pulls_succeed_on_one_retry(
-    series: Series, make_cache: MakeCache
-) -> None:
-    """Links are unlinked at random, as expiries do; the keeper removes the data under the pulls that refill them.
-    The scheduler's own deletions would cut bodies (link and data at once), so nothing of its own expires here."""
-    cache = make_cache("cache", ttl=f"{HOUR}s", start=False)
-    start_of(series, "Enabled", cache, template="on", ttl=HOUR)
-    cache.start()
-    fill(cache)
-    with contextlib.ExitStack() as running:
-        references = [f"{repository}:{tag}" for repository, tag in CAST]
-        pulls = running.enter_context(images.PullLoop(cache.url, references, pause=0, retry=True))
-        # A hit is at risk for some 100 us between its stat and its open: only many hits find that.
-        hits = [running.enter_context(HitLoop(cache.url)) for _ in range(3)]
-        swept = hammer(cache.storage, 15)
-    failures = [*pulls.failures, *(failure for loop in hits for failure in loop.failures)]
-    print(
-        f"{series.version}: {pulls.attempts} pulls, {sum(loop.attempts for loop in hits)} hits,"
-        f" {len(failures)} failed once; {swept}"
-    )
-    again = [*pulls.failed_retries, *(failure for loop in hits for failure in loop.failed_retries)]
-    assert [str(f) for f in (*failures, *again) if f.wrong_content or f.cut] == []
-    assert [str(f) for f in again] == []
-    assert pulls.attempts > 5 and sum(loop.attempts for loop in hits) > 100
-    assert swept["orphan"] > 5 and swept["payload"] > 1, swept
-    fill(cache)
-
-
-class HitLoop(images.PullLoop):
-    """Single blobs instead of whole images: many more hits per second."""
-
-    def __init__(self, base_url: str) -> None:
-        blobs = [
-            f"{repository}:{tag}@{digest}"
-            for (repository, tag), image in CAST.items()
-            for digest, content in image.blobs.items()
-            if len(content) < 1000
-        ]
-        super().__init__(base_url, ["a:b"], pause=0, deadline=60, retry=True)
-        self._blobs = random.Random(id(self)).sample(blobs, len(blobs))
-
-    def _attempt(self, repository: str, tag: str) -> images.Failure | None:
-        where, _, digest = self._blobs[self.attempts % len(self._blobs)].partition("@")
-        try:
-            images.fetch_blob(self._base_url, where.rpartition(":")[0], digest, timeout=10)
-        except images.PullFailed as error:
-            return images.Failure(
-                time=datetime.now(UTC),
-                reference=f"{where}@{digest}",
-                message=str(error),
-                wrong_content=error.wrong_content,
-                cut=error.cut,
-            )
-        return None
-
-
-def hammer(storage: Path, seconds: float) -> dict[str, int]:
-    """See hammer.py."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.registry.hammer", str(storage), str(seconds)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}/operator:{ROOT}"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        timeout=seconds + 30,
-        check=True,
-    )
-    found: dict[str, int] = json.loads(done.stdout)
-    return found
 
 
 @pytest.fixture
