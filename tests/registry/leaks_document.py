@@ -44,10 +44,17 @@ def recorded() -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def write(seen: Mapping[str, Mapping[str, Any]]) -> None:
-    """Commit what a recording run saw, in the table's order."""
-    ordered = {number: dict(sorted(seen[number].items())) for number in sorted(seen, key=int)}
-    SEEN.write_text(json.dumps(ordered, indent=1) + "\n")
+def add(seen: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Commit what a recording run saw, which may be a part only, in the table's order."""
+    known: dict[str, dict[str, Any]] = {str(row.number): {} for row in leaks.ROWS}
+    for number, found in (*recorded().items(), *seen.items()):
+        known[number].update(found)
+    for row in leaks.ROWS:
+        ordered = sorted(
+            known[str(row.number)].items(), key=lambda item: row.versions.index(item[0])
+        )
+        known[str(row.number)] = dict(ordered)
+    SEEN.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def page() -> str:

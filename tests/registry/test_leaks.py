@@ -114,17 +114,18 @@ def make_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 def record() -> Iterator[Callable[[Row, str, Mapping[str, Any]], None]]:
     """Compares what was seen with what is committed; with LEAKS_RECORD=1 commits it instead."""
     known = leaks_document.recorded()
+    new: dict[str, dict[str, Mapping[str, Any]]] = {}
     is_recording = bool(os.environ.get("LEAKS_RECORD"))
 
     def compare(row: Row, version: str, seen: Mapping[str, Any]) -> None:
         if is_recording:
-            known.setdefault(str(row.number), {})[version] = dict(seen)
+            new.setdefault(str(row.number), {})[version] = dict(seen)
         else:
             assert seen == known[str(row.number)][version], "run with LEAKS_RECORD=1 and look at it"
 
     yield compare
     if is_recording:
-        leaks_document.write(known)
+        leaks_document.add(new)
 
 
 @pytest.mark.parametrize(
