@@ -207,6 +207,14 @@ class UnreadableStore(FileStore):
             raise StorageUnreadable(msg)
         return super().names(directory)
 
+    def names_each(
+        self, directory: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, list[str] | StorageUnreadable | None]]:
+        for name, below in super().names_each(directory, names):
+            path = f"{directory}/{name}"
+            broken = StorageUnreadable(f"{path}: Input/output error; check the volume")
+            yield name, broken if self.broken in path else below
+
     def read_each(
         self, directory: str, names: Iterable[str], leaf: str, limit: int
     ) -> Iterator[tuple[str, bytes | StorageUnreadable | None]]:
@@ -252,6 +260,18 @@ class FailingStore(FileStore):
     ) -> Iterator[tuple[str, bytes | StorageUnreadable | None]]:
         for name, content in super().read_each(directory, names, leaf, limit):
             yield name, self._read(f"{directory}/{name}/{leaf}") or content
+
+    def names_each(
+        self, directory: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, list[str] | StorageUnreadable | None]]:
+        for name, below in super().names_each(directory, names):
+            yield name, self._read(f"{directory}/{name}") or below
+
+    def facts_each(
+        self, directory: str, names: Iterable[str], leaf: str
+    ) -> Iterator[tuple[str, Facts | StorageUnreadable | None]]:
+        for name, facts in super().facts_each(directory, names, leaf):
+            yield name, self._read(f"{directory}/{name}/{leaf}") or facts
 
     def facts(self, path: str) -> Facts | None:
         self._ask(path)

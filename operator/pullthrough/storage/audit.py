@@ -6,6 +6,7 @@ once and be gone in the next run.
 
 from __future__ import annotations
 
+import bisect
 import json
 import sys
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ def expiries(found: Survey, entries: Mapping[str, Entry], now: int) -> list[dict
     for key, entry in entries.items():
         if key not in found.artifacts:
             continue
-        number = next(number for number, edge in enumerate(edges) if entry.expiry < edge)
+        number = bisect.bisect_right(edges, entry.expiry)
         artifacts[number] += 1
         digest = _digest(key)
         first[digest] = min(first.get(digest, number), number)

@@ -100,7 +100,7 @@ def link_directories(store: Store, on_error: OnError = abort) -> Iterator[LinkDi
                     continue
                 path = f"{base}/{algorithm}"
                 found = _guarded(store.names, path, on_error)
-                names = [name for name in found if layout.is_hex(algorithm, name)]
+                names = layout.hex_names(algorithm, found)
                 strange = (
                     [name for name in found if not layout.is_hex(algorithm, name)]
                     if len(names) != len(found)
@@ -136,16 +136,33 @@ def classify(algorithm: str, name: str, content: bytes | StorageUnreadable | Non
     return Link(name, LinkStatus.BAD, "")
 
 
-def blob_digests(store: Store, on_error: OnError = abort) -> Iterator[str]:
-    """Digests of all blob directories; whether `data` is in them is not looked at."""
+class BlobDirectory(NamedTuple):
+    """One of the directories `blobs/<algorithm>/<two digits>`, with the names of digests in it."""
+
+    algorithm: str
+    path: str
+    names: list[str]
+
+
+def blob_directories(store: Store, on_error: OnError = abort) -> Iterator[BlobDirectory]:
+    """All directories of blobs; whether `data` is in what they name is not looked at."""
     for algorithm in sorted(_guarded(store.names, layout.BLOBS, on_error)):
         if algorithm not in layout.ALGORITHMS:
             continue
         base = f"{layout.BLOBS}/{algorithm}"
         for first in sorted(_guarded(store.names, base, on_error)):
-            for name in sorted(_guarded(store.names, f"{base}/{first}", on_error)):
-                if layout.is_hex(algorithm, name) and name[:2] == first:
-                    yield f"{algorithm}:{name}"
+            path = f"{base}/{first}"
+            found = layout.hex_names(algorithm, _guarded(store.names, path, on_error))
+            names = [name for name in found if name[:2] == first]
+            names.sort()
+            yield BlobDirectory(algorithm, path, names)
+
+
+def blob_digests(store: Store, on_error: OnError = abort) -> Iterator[str]:
+    """Digests of all blob directories; whether `data` is in them is not looked at."""
+    for directory in blob_directories(store, on_error):
+        for name in directory.names:
+            yield f"{directory.algorithm}:{name}"
 
 
 class Blobs:

@@ -63,7 +63,7 @@ def _read_rest(store: Store, survey: Survey, progress: Progress | None) -> None:
 
 def _linked_data(store: Store, survey: Survey) -> None:
     """Links to no data, and manifests whose bytes are not their digest's (facts: class 27)."""
-    seen: set[str] = set()
+    manifests: dict[str, set[str]] = {}
     for key, kind in survey.artifacts.items():
         digest = key[key.rindex("@") + 1 :]
         size = survey.sizes.get(digest)
@@ -74,13 +74,19 @@ def _linked_data(store: Store, survey: Survey) -> None:
                 survey.note(Leak.DANGLING, layout.link_directory(artifact), 0, digest)
             continue
         is_manifest = kind is layout.Kind.MANIFEST or key in survey.either_kind
-        if not is_manifest or digest in seen or not 0 < size <= LARGEST_PAYLOAD:
-            continue
-        seen.add(digest)
-        algorithm, _, digits = digest.partition(":")
-        content = store.read(layout.blob_path(digest))
-        if content is not None and hashlib.new(algorithm, content).hexdigest() != digits:
-            survey.note(Leak.TORN, layout.blob_path(digest), size, digest)
+        if is_manifest and 0 < size <= LARGEST_PAYLOAD:
+            directory, _, digits = layout.blob_directory(digest).rpartition("/")
+            manifests.setdefault(directory, set()).add(digits)
+    for directory, names in sorted(manifests.items()):
+        algorithm = directory.split("/")[-2]
+        sizes = {name: survey.sizes[f"{algorithm}:{name}"] for name in sorted(names)}
+        limit = max(sizes.values()) + 1
+        for name, content in store.read_each(directory, sizes, layout.DATA, limit):
+            if isinstance(content, StorageUnreadable):
+                raise content
+            if content is not None and hashlib.new(algorithm, content).hexdigest() != name:
+                digest = f"{algorithm}:{name}"
+                survey.note(Leak.TORN, layout.blob_path(digest), sizes[name], digest)
 
 
 def _repository(store: Store, survey: Survey, repository: str, progress: Progress | None) -> bool:
@@ -115,20 +121,39 @@ def _links(store: Store, survey: Survey, base: str, progress: Progress | None) -
             _stray(store, survey, path)
             continue
         names = _listed(store.names, survey, path)
-        for name in names:
-            if not layout.is_hex(algorithm, name):
-                has_files = True
-                _stray(store, survey, f"{path}/{name}")
-            else:
-                has_files |= _leaf(store, survey, f"{path}/{name}", layout.LINK)
+        digests = layout.hex_names(algorithm, names)
+        if len(digests) != len(names):
+            has_files = True
+            for name in names:
+                if not layout.is_hex(algorithm, name):
+                    _stray(store, survey, f"{path}/{name}")
+        has_files |= _leaves(store, survey, path, digests, layout.LINK)
         if progress is not None:
             progress("directories listed", len(names))
     return has_files
 
 
-def _leaf(store: Store, survey: Survey, path: str, belongs: str) -> bool:
+def _leaves(store: Store, survey: Survey, base: str, digests: list[str], belongs: str) -> bool:
+    """Directories for one file each; whether any holds anything."""
+    has_files = False
+    expected = [belongs]
+    for digest, below in store.names_each(base, digests):
+        if below == expected:
+            has_files = True
+        else:
+            has_files |= _leaf(store, survey, f"{base}/{digest}", belongs, below)
+    return has_files
+
+
+def _leaf(
+    store: Store,
+    survey: Survey,
+    path: str,
+    belongs: str,
+    below: list[str] | StorageUnreadable | None,
+) -> bool:
     """A directory for one file; whether it holds anything. Empty ones were noted before."""
-    names = _listed_if_directory(store.names, survey, path)
+    names = _accepted(survey, below)
     if names is None:
         # A file, or gone meanwhile.
         _stray(store, survey, path)
@@ -157,7 +182,7 @@ def _tags(store: Store, survey: Survey, repository: str) -> bool:
         for name in strange:
             _stray(store, survey, f"{path}/{name}")
         has_links = bool(strange)
-        has_links |= _leaf(store, survey, f"{path}/current", layout.LINK)
+        has_links |= _leaves(store, survey, path, ["current"], layout.LINK)
         for digest, below in _index(store, survey, f"{path}/index"):
             has_links |= _index_link(store, survey, layout.key(repository, digest), below)
         if not has_links:
@@ -234,12 +259,11 @@ def _blobs(store: Store, survey: Survey, progress: Progress | None) -> None:
                 continue
             if not names:
                 survey.note(Leak.EMPTIED, f"{base}/{first}", DIRECTORY)
-            for name in names:
-                path = f"{base}/{first}/{name}"
-                if layout.is_hex(algorithm, name) and name[:2] == first:
-                    _leaf(store, survey, path, layout.DATA)
-                else:
-                    _stray(store, survey, path)
+            digests = [name for name in layout.hex_names(algorithm, names) if name[:2] == first]
+            if len(digests) != len(names):
+                for name in set(names).difference(digests):
+                    _stray(store, survey, f"{base}/{first}/{name}")
+            _leaves(store, survey, f"{base}/{first}", digests, layout.DATA)
             if progress is not None:
                 progress("directories listed", len(names))
 
@@ -261,8 +285,15 @@ def _listed_if_directory(
     try:
         return listing(path)
     except StorageUnreadable as error:
-        # The links' own walk has counted or raised it already if anything hangs on it.
-        if error.symbolic_link is None or not survey.is_tolerant:
-            raise
-        survey.note_once(Leak.SYMBOLIC_LINK, error.symbolic_link)
-        return []
+        return _accepted(survey, error)
+
+
+def _accepted(survey: Survey, answer: list[str] | StorageUnreadable | None) -> list[str] | None:
+    """What was listed; nothing for a symbolic link where that may be."""
+    if not isinstance(answer, StorageUnreadable):
+        return answer
+    # The links' own walk has counted or raised it already if anything hangs on it.
+    if answer.symbolic_link is None or not survey.is_tolerant:
+        raise answer
+    survey.note_once(Leak.SYMBOLIC_LINK, answer.symbolic_link)
+    return []

@@ -189,6 +189,27 @@ class ObjectStore:
         for name in wanted:
             yield name, answers[name] if name in answers else read[name]
 
+    def names_each(
+        self, directory: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, list[str] | StorageUnreadable | None]]:
+        """See Store: no request."""
+        above = self._find(directory)
+        for name in names:
+            below = above.get(name) if isinstance(above, dict) else None
+            yield name, list(below) if isinstance(below, dict) else None
+
+    def facts_each(
+        self, directory: str, names: Iterable[str], leaf: str
+    ) -> Iterator[tuple[str, Facts | StorageUnreadable | None]]:
+        """See Store."""
+        for name in names:
+            answer: Facts | StorageUnreadable | None
+            try:
+                answer = self.facts(f"{directory}/{name}/{leaf}")
+            except StorageUnreadable as error:
+                answer = error
+            yield name, answer
+
     def facts(self, path: str) -> Facts | None:
         """See Store. The inode is a hash of the etag; ctime is mtime, for there is only one."""
         found = self._find(path)

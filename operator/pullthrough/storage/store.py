@@ -90,6 +90,20 @@ class Store(Protocol):
         there, (name, error) if it cannot be read. This is the hot loop of 100,000 links."""
         ...
 
+    def names_each(
+        self, directory: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, list[str] | StorageUnreadable | None]]:
+        """`names` of `directory/<name>` for each name: (name, names), (name, None) if it is not
+        there or no directory, (name, error) if it cannot be listed."""
+        ...
+
+    def facts_each(
+        self, directory: str, names: Iterable[str], leaf: str
+    ) -> Iterator[tuple[str, Facts | StorageUnreadable | None]]:
+        """`facts` of `directory/<name>/<leaf>` for each name, errors as answers; `leaf` is the
+        name of a file."""
+        ...
+
     def facts(self, path: str) -> Facts | None:
         """What a stat says; None if it is not there."""
         ...
@@ -243,6 +257,64 @@ class FileStore:
         finally:
             os.close(descriptor)
 
+    def names_each(
+        self, directory: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, list[str] | StorageUnreadable | None]]:
+        """See Store. The way to them is gone once, and not again for each of 100,000."""
+        try:
+            base = self._open_directory(directory)
+        except OSError as error:
+            yield from _same_for_all(directory, names, error)
+            return
+        os_open, os_close, listdir = os.open, os.close, os.listdir
+        try:
+            for name in names:
+                try:
+                    # Where a symbolic link lies this fails like where a file lies.
+                    descriptor = os_open(name, _LIST, dir_fd=base)
+                    try:
+                        found = listdir(descriptor)
+                    finally:
+                        os_close(descriptor)
+                except FileNotFoundError:
+                    yield name, None
+                except NotADirectoryError:
+                    yield name, self._not_listed(base, name, f"{directory}/{name}")
+                except OSError as error:
+                    yield name, _unreadable(f"{directory}/{name}", error)
+                else:
+                    yield name, found
+        finally:
+            os_close(base)
+
+    def facts_each(
+        self, directory: str, names: Iterable[str], leaf: str
+    ) -> Iterator[tuple[str, Facts | StorageUnreadable | None]]:
+        """See Store."""
+        try:
+            base = self._open_directory(directory)
+        except OSError as error:
+            yield from _same_for_all(directory, names, error)
+            return
+        os_stat, is_link, suffix = os.stat, stat.S_ISLNK, f"/{leaf}"
+        try:
+            crooked = _symbolic_links(base)
+            for name in names:
+                try:
+                    if name in crooked:
+                        raise _symbolic_link(f"{directory}/{name}")
+                    found = os_stat(name + suffix, dir_fd=base, follow_symlinks=False)
+                    if is_link(found.st_mode):
+                        raise _symbolic_link(f"{directory}/{name}{suffix}")
+                except (FileNotFoundError, NotADirectoryError):
+                    yield name, None
+                except OSError as error:
+                    yield name, _unreadable(f"{directory}/{name}{suffix}", error)
+                else:
+                    yield name, _facts(found)
+        finally:
+            os.close(base)
+
     def read_each(
         self, directory: str, names: Iterable[str], leaf: str, limit: int
     ) -> Iterator[tuple[str, bytes | StorageUnreadable | None]]:
@@ -250,19 +322,12 @@ class FileStore:
         os_open, os_read, os_close = os.open, os.read, os.close
         try:
             base = self._open_directory(directory)
-        except (FileNotFoundError, NotADirectoryError):
-            yield from ((name, None) for name in names)
-            return
         except OSError as error:
-            problem = _unreadable(directory, error)
-            yield from ((name, problem) for name in names)
+            yield from _same_for_all(directory, names, error)
             return
         suffix = f"/{leaf}"
         try:
-            # O_NOFOLLOW sees a link at the end of a way only. One more listing costs far less than
-            # one more open for each of 100,000 names.
-            with os.scandir(base) as entries:
-                crooked = {entry.name for entry in entries if entry.is_symlink()}
+            crooked = _symbolic_links(base)
             for name in names:
                 try:
                     if name in crooked:
@@ -296,13 +361,7 @@ class FileStore:
             return None
         except OSError as error:
             raise _unreadable(path, error) from error
-        return Facts(
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-            found.st_ino,
-            stat.S_ISDIR(found.st_mode),
-        )
+        return _facts(found)
 
     def free(self) -> int:
         """See Store."""
@@ -415,6 +474,17 @@ class FileStore:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+    def _not_listed(self, base: int, name: str, path: str) -> StorageUnreadable | None:
+        """What there is to say of something that is no directory."""
+        try:
+            if stat.S_ISLNK(os.stat(name, dir_fd=base, follow_symlinks=False).st_mode):
+                return _unreadable(path, _symbolic_link(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return _unreadable(path, error)
+        return None
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
@@ -535,6 +605,35 @@ def _open_below(parent: int, name: str, flags: int, path: str) -> int:
         if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise _symbolic_link(path) from None
         raise
+
+
+def _same_for_all(
+    directory: str, names: Iterable[str], error: OSError
+) -> Iterator[tuple[str, StorageUnreadable | None]]:
+    """The answer for each name in a directory that could not be opened."""
+    is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+    problem = None if is_gone else _unreadable(directory, error)
+    return ((name, problem) for name in names)
+
+
+def _symbolic_links(directory: int) -> frozenset[str]:
+    """Symbolic links in a directory. Raises OSError.
+
+    O_NOFOLLOW sees a link at the end of a way only. One more listing costs far less than one more
+    open for each of 100,000 names.
+    """
+    with os.scandir(directory) as entries:
+        return frozenset(entry.name for entry in entries if entry.is_symlink())
+
+
+def _facts(found: os.stat_result) -> Facts:
+    return Facts(
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+        found.st_ino,
+        stat.S_ISDIR(found.st_mode),
+    )
 
 
 def _symbolic_link(path: str) -> OSError:

@@ -19,7 +19,7 @@ from pullthrough.storage import canary, inventory, layout
 from pullthrough.storage.errors import StorageUnreadable
 from pullthrough.storage.inventory import LinkStatus
 from pullthrough.storage.state import Entry
-from pullthrough.storage.store import Store
+from pullthrough.storage.store import Facts, Store
 
 EXAMPLES = 5
 """How many of each leak are named."""
@@ -257,30 +257,46 @@ def _note_odd_link(
 
 def read_data(store: Store, survey: Survey, progress: Progress | None = None) -> None:
     """Sizes of all blobs, and which no link leads to. Raises StorageUnreadable."""
-    for number, digest in enumerate(inventory.blob_digests(store, ignored)):
-        if progress is not None and number % 1000 == 999:
-            progress("blobs read", 1000)
-        if digest in survey.canaries:
-            continue
-        path = layout.blob_path(digest)
-        try:
-            facts = store.facts(path)
-            if facts is None and store.names(layout.blob_directory(digest)) != []:
-                continue
-        except StorageUnreadable as error:
-            survey.cannot_read(error)
-            survey.hidden.add(digest)
-            continue
-        if facts is None:
-            survey.note(Leak.EMPTIED, layout.blob_directory(digest), DIRECTORY)
-            continue
-        survey.blobs += 1
-        survey.bytes += facts.size
-        survey.sizes[digest] = facts.size
-        if digest not in survey.linked:
-            survey.note(_class_of_data(store, digest, facts.size), path, facts.size, digest)
-        elif not facts.size and digest not in EMPTY_DIGESTS:
-            survey.note(Leak.TORN, path, 0, digest)
+    linked = survey.linked
+    for directory in inventory.blob_directories(store, ignored):
+        if progress is not None:
+            progress("blobs read", len(directory.names))
+        prefix = f"{directory.algorithm}:"
+        for name, facts in store.facts_each(directory.path, directory.names, layout.DATA):
+            digest = prefix + name
+            # Nearly all are like this; whatever is odd is looked at in peace.
+            if type(facts) is Facts and facts.size and digest in linked:
+                if digest not in survey.canaries:
+                    survey.blobs += 1
+                    survey.bytes += facts.size
+                    survey.sizes[digest] = facts.size
+            elif digest not in survey.canaries:
+                _note_odd_data(store, survey, digest, facts)
+
+
+def _note_odd_data(
+    store: Store, survey: Survey, digest: str, facts: Facts | StorageUnreadable | None
+) -> None:
+    path = layout.blob_path(digest)
+    try:
+        if isinstance(facts, StorageUnreadable):
+            raise facts
+        if facts is None and store.names(layout.blob_directory(digest)) != []:
+            return
+    except StorageUnreadable as error:
+        survey.cannot_read(error)
+        survey.hidden.add(digest)
+        return
+    if facts is None:
+        survey.note(Leak.EMPTIED, layout.blob_directory(digest), DIRECTORY)
+        return
+    survey.blobs += 1
+    survey.bytes += facts.size
+    survey.sizes[digest] = facts.size
+    if digest not in survey.linked:
+        survey.note(_class_of_data(store, digest, facts.size), path, facts.size, digest)
+    elif not facts.size and digest not in EMPTY_DIGESTS:
+        survey.note(Leak.TORN, path, 0, digest)
 
 
 def _class_of_data(store: Store, digest: str, size: int) -> Leak:

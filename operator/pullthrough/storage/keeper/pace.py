@@ -81,6 +81,24 @@ class PacedStore:
             yield found
             began = self._clock.now()
 
+    def names_each(
+        self, directory: str, names: Iterable[str]
+    ) -> Iterator[tuple[str, list[str] | StorageUnreadable | None]]:
+        """See Store."""
+        for found in self._store.names_each(directory, names):
+            self._done()
+            yield found
+
+    def facts_each(
+        self, directory: str, names: Iterable[str], leaf: str
+    ) -> Iterator[tuple[str, Facts | StorageUnreadable | None]]:
+        """See Store."""
+        began = self._clock.now()
+        for found in self._store.facts_each(directory, names, leaf):
+            self._done(began)
+            yield found
+            began = self._clock.now()
+
     def facts(self, path: str) -> Facts | None:
         """See Store."""
         began = self._clock.now()

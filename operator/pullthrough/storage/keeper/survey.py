@@ -204,15 +204,19 @@ def is_linked(store: Store, digest: str, repositories: tuple[str, ...]) -> bool:
 
 def _data(walk: _Walk, canary_digest: str | None) -> None:
     """Which data there are, how large, and which are of no bytes."""
-    for digest in inventory.blob_digests(walk.store):
-        facts = walk.store.facts(layout.blob_path(digest))
-        if facts is None or digest == canary_digest:
-            continue
-        walk.present.add(digest)
-        walk.blobs += 1
-        walk.bytes += facts.size
-        if facts.size == 0 and digest not in EMPTY_DIGESTS:
-            walk.torn.add(digest)
+    for directory in inventory.blob_directories(walk.store):
+        answers = walk.store.facts_each(directory.path, directory.names, layout.DATA)
+        for name, facts in answers:
+            digest = f"{directory.algorithm}:{name}"
+            if isinstance(facts, StorageUnreadable):
+                raise facts
+            if facts is None or digest == canary_digest:
+                continue
+            walk.present.add(digest)
+            walk.blobs += 1
+            walk.bytes += facts.size
+            if facts.size == 0 and digest not in EMPTY_DIGESTS:
+                walk.torn.add(digest)
 
 
 def _links(walk: _Walk) -> None:
@@ -320,25 +324,29 @@ def _temporary(walk: _Walk, repositories: tuple[str, ...]) -> None:
         base = f"{layout.repository_path(repository)}/{layout.UPLOADS}"
         for upload in store.names(base) or ():
             _upload(walk, f"{base}/{upload}", repository)
-    for directory_path in _written_to(store, repositories):
-        for name in store.names(directory_path) or ():
-            if name.endswith(layout.TEMPORARY):
-                walk.suspect(Leak.TEMPORARY, f"{directory_path}/{name}" if directory_path else name)
+    for above, names in _written_to(store, repositories):
+        for name, below in store.names_each(above, names):
+            if isinstance(below, StorageUnreadable):
+                raise below
+            for file in below or ():
+                if file.endswith(layout.TEMPORARY):
+                    walk.suspect(Leak.TEMPORARY, f"{above}/{name}/{file}")
+    for directory in ("", layout.OURS):
+        for file in store.names(directory) or ():
+            if file.endswith(layout.TEMPORARY):
+                walk.suspect(Leak.TEMPORARY, f"{directory}/{file}" if directory else file)
 
 
-def _written_to(store: Store, repositories: tuple[str, ...]) -> Iterator[str]:
-    """Every directory in which a write may have left a temporary file."""
-    yield ""
-    yield layout.OURS
-    for digest in inventory.blob_digests(store):
-        yield layout.blob_directory(digest)
-    for directory in inventory.link_directories(store):
-        for name in directory.names:
-            yield f"{directory.path}/{name}"
+def _written_to(store: Store, repositories: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+    """Where a write of the registry may have left a temporary file: a directory, and names in it."""
+    for blobs in inventory.blob_directories(store):
+        yield blobs.path, blobs.names
+    for links in inventory.link_directories(store):
+        yield links.path, links.names
     for repository in repositories:
         tags = f"{layout.repository_path(repository)}/{layout.TAGS}"
         for tag in store.names(tags) or ():
-            yield f"{tags}/{tag}/current"
+            yield f"{tags}/{tag}", ["current"]
 
 
 def _upload(walk: _Walk, directory: str, repository: str) -> None:
