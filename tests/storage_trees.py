@@ -277,6 +277,10 @@ class FailingStore(FileStore):
         self._ask(path)
         return super().facts(path)
 
+    def reads_back(self, path: str, data: bytes) -> bool:
+        self._ask(path)
+        return super().reads_back(path, data)
+
     def free(self) -> int:
         self._ask("")
         return super().free()

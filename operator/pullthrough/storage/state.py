@@ -9,6 +9,7 @@ and is dropped at the next rewrite.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,8 +105,15 @@ def format(entries: Mapping[str, Entry]) -> bytes:
     Keys must be well-formed (`layout.parse_key`); they then need no escaping.
     """
     whole: dict[int, str] = {}
-    lines = []
-    for key, (expiry, kind) in sorted(entries.items()):
+    lines: list[str] = []
+    # Not all lines at once, and no second copy at the end: of a million, each is 256 MB.
+    written = io.BytesIO()
+    written.write(b"{")
+    for key in sorted(entries):
+        expiry, kind = entries[key]
+        if len(lines) == 1000:
+            written.write((",".join(lines) + ",").encode("ascii"))
+            lines.clear()
         # Times of 100,000 entries lie within a few thousand seconds.
         seconds = expiry // SECOND
         text = whole.get(seconds)
@@ -115,7 +123,8 @@ def format(entries: Mapping[str, Entry]) -> bytes:
         lines.append(
             f'"{key}":{{"Key":"{key}","ExpiryData":"{text}{fraction}Z","EntryType":{kind:d}}}'
         )
-    return b"{%s}" % ",".join(lines).encode("ascii")
+    written.write((",".join(lines) + "}").encode("ascii"))
+    return written.getvalue()
 
 
 def parse_time(text: str) -> int | None:

@@ -383,7 +383,7 @@ class FileStore:
         aside = f"{path}.{os.urandom(8).hex()}{layout.TEMPORARY}"
         try:
             self.create(aside, data)
-            if self.read(aside) != data:
+            if not self.reads_back(aside, data):
                 msg = f"{path}: what was written reads back differently; check the volume"
                 raise StorageNotWritable(msg)
             self.rename(aside, path)
@@ -392,6 +392,24 @@ class FileStore:
                 self.unlink(aside)
             raise
         self.sync_directory(directory)
+
+    def reads_back(self, path: str, data: bytes) -> bool:
+        """Whether a file holds exactly this; part by part, for a state can have 256 MB. Raises
+        StorageUnreadable."""
+        try:
+            with self._parent(path) as (parent, name):
+                descriptor = os.open(name, _READ, dir_fd=parent)
+            try:
+                at, view = 0, memoryview(data)
+                while part := os.read(descriptor, 1 << 20):
+                    if view[at : at + len(part)] != part:
+                        return False
+                    at += len(part)
+                return at == len(data)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     def make_directories(self, path: str) -> None:
         """See Store."""

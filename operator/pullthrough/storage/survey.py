@@ -11,7 +11,7 @@ there (torn payloads, uploads, leftovers) is in `leftovers`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -191,7 +191,8 @@ def read_artifacts(
     """Open every link; raises StorageUnreadable at the first that cannot be read."""
     survey = Survey() if survey is None else survey
     artifacts, linked = survey.artifacts, survey.linked
-    present = frozenset(inventory.blob_digests(store, survey.cannot_read))
+    # Each digest is one string, however many links lead to it.
+    present = {digest: digest for digest in inventory.blob_digests(store, survey.cannot_read)}
     for directory in inventory.link_directories(store, survey.cannot_read):
         if progress is not None:
             progress("links read", len(directory.names))
@@ -207,7 +208,7 @@ def read_artifacts(
             digest = f"{algorithm}:{name}"
             # All but a few of 100,000 links are like this; whatever is odd is looked at in peace.
             if is_schedulable and digest in present and content == digest.encode():
-                linked.add(digest)
+                linked.add(present[digest])
                 key = f"{repository}@{digest}"
                 if key in artifacts:
                     survey.add(key, kind)
@@ -229,7 +230,7 @@ def _note_odd_link(
     survey: Survey,
     directory: inventory.LinkDirectory,
     link: inventory.Link,
-    present: frozenset[str],
+    present: Container[str],
 ) -> None:
     path = f"{directory.path}/{link.name}"
     if link.target:
