@@ -298,7 +298,11 @@ class FileStore:
             return
         os_stat, is_link, suffix = os.stat, stat.S_ISLNK, f"/{leaf}"
         try:
-            crooked = _symbolic_links(base)
+            try:
+                crooked = _symbolic_links(base)
+            except OSError as error:
+                yield from _same_for_all(directory, names, error)
+                return
             for name in names:
                 try:
                     if name in crooked:
@@ -327,7 +331,11 @@ class FileStore:
             return
         suffix = f"/{leaf}"
         try:
-            crooked = _symbolic_links(base)
+            try:
+                crooked = _symbolic_links(base)
+            except OSError as error:
+                yield from _same_for_all(directory, names, error)
+                return
             for name in names:
                 try:
                     if name in crooked:

@@ -1,7 +1,7 @@
 """The seam: what is not there is an answer, everything else an error; the atomic write."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,48 @@ def test_what_is_not_there_is_none_or_false(tmp_path: Path) -> None:
     assert store.rmdir("x") is True
     assert store.rmdir("file") is False
     assert list(store.read_each("x", ["a", "b"], "link", 10)) == [("a", None), ("b", None)]
+    assert list(store.names_each("x", ["a", "b"])) == [("a", None), ("b", None)]
+    assert list(store.facts_each("x", ["a", "b"], "data")) == [("a", None), ("b", None)]
+    assert list(store.names_each("", ["x", "file"])) == [("x", None), ("file", None)]
+    assert list(store.facts_each("", ["x", "file"], "data")) == [("x", None), ("file", None)]
+
+
+def test_asking_for_each_answers_like_asking_one_by_one(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    for name in ["full", "empty", "more"]:
+        (tmp_path / "d" / name).mkdir(parents=True)
+    for path in ["full/data", "more/data", "more/beside"]:
+        (tmp_path / "d" / path).write_text(path)
+    names = ["full", "empty", "more", "absent"]
+    for name, found in store.names_each("d", names):
+        assert found == store.names(f"d/{name}")
+    assert [name for name, _ in store.names_each("d", names)] == names
+    for name, facts in store.facts_each("d", names, "data"):
+        assert facts == store.facts(f"d/{name}/data")
+    assert [name for name, _ in store.facts_each("d", names, "data")] == names
+
+
+def test_no_asking_for_each_follows_a_symbolic_link(tmp_path: Path) -> None:
+    """At the end, on the way, and above: each answer names the link."""
+    (tmp_path / "outside/a").mkdir(parents=True)
+    (tmp_path / "outside/a/data").write_text("secret")
+    root = tmp_path / "storage"
+    (root / "d/b").mkdir(parents=True)
+    (root / "d/a").symlink_to(tmp_path / "outside/a")
+    (root / "d/b/data").symlink_to(tmp_path / "outside/a/data")
+    (root / "e").symlink_to(tmp_path / "outside")
+    store = FileStore(root)
+
+    def linked(answers: Iterable[tuple[str, object]]) -> list[str | None]:
+        return [
+            answer.symbolic_link if isinstance(answer, StorageUnreadable) else None
+            for _, answer in answers
+        ]
+
+    assert linked(store.names_each("d", ["a", "b"])) == ["d/a", None]
+    assert linked(store.names_each("e", ["a"])) == ["e"]
+    assert linked(store.facts_each("d", ["a", "b"], "data")) == ["d/a", "d/b/data"]
+    assert linked(store.facts_each("e", ["a"], "data")) == ["e"]
 
 
 def test_what_cannot_be_read_is_an_error_of_that_name_alone(tmp_path: Path) -> None:
