@@ -41,9 +41,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--folder", metavar="DIR", help="where the storage is grown")
     parser.add_argument("--json", metavar="FILE")
     given = parser.parse_args(argv)
-    print(
-        f"{'expiry of':>9} {'artifacts':11} {'seconds':>8} {'pulls':>6} {'median':>7} {'slowest':>8}"
-    )
+    print("| artifacts, expiring | seconds | pulls | median s | slowest s | slowest s before |")
+    print("|---|---|---|---|---|---|", flush=True)
     rows = []
     for name, (ttl, spread) in SETTINGS.items():
         with tempfile.TemporaryDirectory(prefix="pullthrough-storm-", dir=given.folder) as folder:
