@@ -26,6 +26,7 @@ from pullthrough.models import constants
 from pullthrough.models.plan import Delete, DryRun, Event, Plan
 from pullthrough.models.settings import Settings
 from pullthrough.models.snapshot import KeeperReport, Object, Ref, Refusal, Snapshot
+from pullthrough.planning import pods
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,9 @@ class Reconciler:
     ) -> dict[str, tuple[Object, ...]]:
         """Every pod of the namespace that names one of the claims; no watch shows other people's."""
         found = await self._kube.list_all("Pod", namespace=key.namespace)
-        naming = {claim: tuple(pod for pod in found if _names(pod, claim)) for claim in claims}
+        naming = {
+            claim: tuple(pod for pod in found if pods.names_claim(pod, claim)) for claim in claims
+        }
         return {**snapshot.users, **naming}
 
     async def _see(self, key: Key, memory: Memory) -> Snapshot:
@@ -350,13 +353,6 @@ def _with_object(snapshot: Snapshot, ref: Ref, live: Raw | None) -> Snapshot:
         return replace(snapshot, objects=objects, confirmed_absent=absent)
     absent = snapshot.confirmed_absent - {ref}
     return replace(snapshot, objects={**objects, ref: live}, confirmed_absent=absent)
-
-
-def _names(pod: Mapping[str, Any], claim: str) -> bool:
-    return any(
-        (volume.get("persistentVolumeClaim") or {}).get("claimName") == claim
-        for volume in pod["spec"].get("volumes") or ()
-    )
 
 
 def _is_labelled(obj: Mapping[str, Any], key: Key) -> bool:

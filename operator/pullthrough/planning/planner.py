@@ -202,7 +202,7 @@ def _surplus(cache: PullThroughCache, snapshot: Snapshot) -> Iterable[Object]:
     for claim in snapshot.of_kind("PersistentVolumeClaim"):
         used_by = (claim["metadata"].get("annotations") or {}).get(constants.ANNOTATION_USED_BY)
         name = claim["metadata"]["name"]
-        in_use = any(_names_claim(pod, name) for pod in snapshot.of_kind("Pod"))
+        in_use = any(pods.names_claim(pod, name) for pod in snapshot.of_kind("Pod"))
         is_left = snapshot.get("StatefulSet", name) is not None
         if _is_surplus(cache, claim) and not in_use and not is_left:
             ordinal = int(claim["metadata"]["labels"][constants.LABEL_MEMBER])
@@ -214,13 +214,6 @@ def _is_surplus(cache: PullThroughCache, live: Object) -> bool:
     number = (live["metadata"].get("labels") or {}).get(constants.LABEL_MEMBER, "")
     is_leaving = bool(live["metadata"].get("deletionTimestamp"))
     return number.isdecimal() and int(number) >= cache.spec.replicas and not is_leaving
-
-
-def _names_claim(pod: Object, name: str) -> bool:
-    return any(
-        (volume.get("persistentVolumeClaim") or {}).get("claimName") == name
-        for volume in pod["spec"].get("volumes") or ()
-    )
 
 
 def _written(snapshot: Snapshot, desired: dict[str, Any]) -> Iterable[Action]:
@@ -297,16 +290,12 @@ def _obsolete_configs(
     """Configurations that no template and no pod names any more."""
     used = set(wanted)
     for stateful_set in snapshot.of_kind("StatefulSet"):
-        used |= _configs_of(stateful_set)
+        used |= _volume_configs(stateful_set["spec"]["template"]["spec"])
     for pod in snapshot.of_kind("Pod"):
         used |= _volume_configs(pod["spec"])
     for live in snapshot.of_kind("ConfigMap"):
         if live["metadata"]["name"] not in used and ownership.is_controlled(cache, live):
             yield from _deletion(live, "no pod uses it any more")
-
-
-def _configs_of(stateful_set: Object | None) -> set[str]:
-    return _volume_configs(stateful_set["spec"]["template"]["spec"]) if stateful_set else set()
 
 
 def _volume_configs(pod_spec: Any) -> set[str]:

@@ -46,6 +46,14 @@ def annotations_of(pod: Object) -> Mapping[str, str]:
     return found
 
 
+def names_claim(pod: Object, claim: str) -> bool:
+    """Whether one of its volumes is the claim."""
+    return any(
+        (volume.get("persistentVolumeClaim") or {}).get("claimName") == claim
+        for volume in pod["spec"].get("volumes") or ()
+    )
+
+
 def is_ready(pod: Object | None) -> bool:
     """Serves, and is not on its way out."""
     if pod is None or pod["metadata"].get("deletionTimestamp"):

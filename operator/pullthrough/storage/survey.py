@@ -305,8 +305,12 @@ def _class_of_data(store: Store, digest: str, size: int) -> Leak:
     if size > LARGEST_PAYLOAD:
         return Leak.ORPHAN
     content = store.read(layout.blob_path(digest), LARGEST_PAYLOAD) or b""
-    is_manifest = content.lstrip().startswith(b"{") and b'"schemaVersion"' in content
-    return Leak.PAYLOAD if is_manifest else Leak.ORPHAN
+    return Leak.PAYLOAD if reads_as_manifest(content) else Leak.ORPHAN
+
+
+def reads_as_manifest(content: bytes) -> bool:
+    """Whether bytes, or the first of them, are a manifest's: all that ever says it."""
+    return content.lstrip().startswith(b"{") and b'"schemaVersion"' in content
 
 
 def note_file(store: Store, survey: Survey, leak: Leak, path: str) -> None:

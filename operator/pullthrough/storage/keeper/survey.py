@@ -24,10 +24,8 @@ from pullthrough.storage.inventory import LinkStatus
 from pullthrough.storage.keeper.hashes import Hashes
 from pullthrough.storage.layout import Artifact, Kind
 from pullthrough.storage.store import Facts, Store
-from pullthrough.storage.survey import EMPTY_DIGESTS
+from pullthrough.storage.survey import EMPTY_DIGESTS, LARGEST_PAYLOAD, reads_as_manifest
 
-LARGEST_PAYLOAD = 4 << 20
-"""Manifests are refused beyond this (v3.1.1:registry/handlers/manifests.go:26)."""
 TELLING = 1 << 16
 """So many of the first bytes tell a manifest."""
 ALL = 1 << 62
@@ -313,8 +311,7 @@ def _class_of_data(store: Store, digest: str, facts: Facts) -> Leak:
     if facts.size > LARGEST_PAYLOAD:
         return Leak.ORPHAN
     content = store.read(layout.blob_path(digest), TELLING) or b""
-    is_manifest = content.lstrip().startswith(b"{") and b'"schemaVersion"' in content
-    return Leak.PAYLOAD if is_manifest else Leak.ORPHAN
+    return Leak.PAYLOAD if reads_as_manifest(content) else Leak.ORPHAN
 
 
 def _temporary(walk: _Walk, repositories: tuple[str, ...]) -> None:
