@@ -34,7 +34,9 @@ def plan(cache_raw: Object, snapshot: Snapshot, settings: Settings) -> Plan:
             ownership.Obstacle(reason="InvalidSpec", message=str(invalid), stalls=True),
             snapshot.now,
             # What serves goes on serving, whatever the spec says now.
-            available=pods.is_ready(snapshot.get("Pod", names.pod(metadata["name"], 0))),
+            available=any(
+                pods.is_registry(p) and pods.is_ready(p) for p in snapshot.of_kind("Pod")
+            ),
         )
         return _with_events(Plan(status=wanted, summary=f"invalid: {invalid}"), cache_raw)
     return _with_events(_plan(cache_raw, cache, snapshot, settings), cache_raw)

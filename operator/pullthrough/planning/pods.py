@@ -54,6 +54,12 @@ def names_claim(pod: Object, claim: str) -> bool:
     )
 
 
+def is_registry(pod: Object) -> bool:
+    """Whether it is a member's, and not a migration's."""
+    labels = pod["metadata"].get("labels") or {}
+    return bool(labels.get(constants.LABEL_COMPONENT) == constants.COMPONENT_REGISTRY)
+
+
 def is_ready(pod: Object | None) -> bool:
     """Serves, and is not on its way out."""
     if pod is None or pod["metadata"].get("deletionTimestamp"):

@@ -181,6 +181,13 @@ def done(job: Raw) -> bool:
     return bool(job.get("status", {}).get("conditions"))
 
 
+def test_with_a_spec_that_cannot_be_read_any_member_that_serves_counts(two: State) -> None:
+    lost = two.with_world(keeps_terminating=True).without("Pod", "c-0-0")
+    state = scenario.run(lost.edited(gc={"ttl": "nonsense"}))
+    assert state.says("Stalled") == "True InvalidSpec"
+    assert state.says("Available") == "True MembersReady"
+
+
 # -- scaling ---------------------------------------------------------------------------------------------------------------
 
 
